@@ -1,0 +1,2 @@
+//! streamvs.
+fn main() {}

@@ -1,0 +1,21 @@
+//! The vocabulary both paths share, and the snapshot in which they meet.
+//!
+//! Knowledge (`watch -> resolve`) builds a [`Snapshot`]; traffic (`accept -> balance`) reads it.
+//! A snapshot is immutable: a change of the cluster makes a new one with a higher generation, and
+//! one atomic swap ([`publish`]) shows all of it at once. Readers never lock and never see half
+//! of a change.
+//!
+//! What comes in: facts decided by `resolve` (which endpoints of a Service this node may use).
+//! What goes out: lookups by (address, port, protocol). Never here: sockets, clocks, logs,
+//! Kubernetes types, choices between endpoints.
+
+mod endpoint;
+mod name;
+pub mod publish;
+mod service;
+mod snapshot;
+
+pub use endpoint::{Endpoint, Usability};
+pub use name::{Family, Protocol, ServiceName, ServicePortName};
+pub use service::{Disposition, PerFamily, ProtocolHint, ServicePort, TrafficPolicy};
+pub use snapshot::{Conflict, Snapshot};
