@@ -1,0 +1,281 @@
+//! What is counted of a ServicePort and of an endpoint, for `streamvs list` and `/metrics`.
+//!
+//! `accept` and `relay` count, `admin` reads; nothing here steers a choice. All of it is relaxed
+//! atomics: a value orders nothing else, and a reader who sees one counter move before another
+//! has not been told anything wrong.
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::Histogram;
+
+/// A total since start, which only grows.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `n`.
+    pub fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// Adds one.
+    pub fn inc(&self) {
+        self.add(1);
+    }
+
+    /// The total.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// How many there are now. Whoever calls [`Gauge::inc`] owes one [`Gauge::dec`], so keep the pair
+/// in a guard.
+#[derive(Debug, Default)]
+pub struct Gauge(AtomicU64);
+
+impl Gauge {
+    /// One more.
+    pub fn inc(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// One less.
+    pub fn dec(&self) {
+        let before = self.0.fetch_sub(1, Ordering::Relaxed);
+        debug_assert!(before > 0, "a gauge went below zero");
+    }
+
+    /// How many.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What a captured connection turned out to carry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Verdict {
+    /// HTTP/2 with prior knowledge: balanced by stream.
+    Http2,
+    /// Anything else: balanced by connection.
+    Tcp,
+    /// Began with a TLS ClientHello: balanced by connection.
+    Tls,
+}
+
+impl Verdict {
+    /// All, in the order of [`Verdict::index`].
+    pub const ALL: [Self; 3] = [Self::Http2, Self::Tcp, Self::Tls];
+
+    /// Its place in the arrays of [`ServiceStats`].
+    pub fn index(self) -> usize {
+        self as usize
+    }
+
+    /// As the label `protocol` shows it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Http2 => "http2",
+            Self::Tcp => "tcp",
+            Self::Tls => "tls",
+        }
+    }
+}
+
+/// Why a stream or a connection was given to a second endpoint. Each is a proof that the first
+/// could not have acted on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ReplayReason {
+    /// The dial did not succeed.
+    DialFailed,
+    /// REFUSED_STREAM (RFC 9113 section 8.7).
+    Refused,
+    /// The stream's id is above the last one of a GOAWAY (RFC 9113 section 6.8).
+    GoAway,
+    /// The connection ended before a byte of it was written.
+    Unwritten,
+}
+
+impl ReplayReason {
+    /// All, in the order of [`ReplayReason::index`].
+    pub const ALL: [Self; 4] = [
+        Self::DialFailed,
+        Self::Refused,
+        Self::GoAway,
+        Self::Unwritten,
+    ];
+
+    /// Its place in [`ServiceStats::replays`].
+    pub fn index(self) -> usize {
+        self as usize
+    }
+
+    /// As the label `reason` shows it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::DialFailed => "dial_failed",
+            Self::Refused => "refused_stream",
+            Self::GoAway => "goaway",
+            Self::Unwritten => "unwritten",
+        }
+    }
+}
+
+/// Why a dial to an endpoint failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ConnectFailure {
+    /// Reset in answer to the SYN: nobody listens.
+    Refused,
+    /// No answer in time.
+    TimedOut,
+    /// No route, or ICMP said so.
+    Unreachable,
+    /// Anything else, such as no local port left.
+    Other,
+}
+
+impl ConnectFailure {
+    /// All, in the order of [`ConnectFailure::index`].
+    pub const ALL: [Self; 4] = [
+        Self::Refused,
+        Self::TimedOut,
+        Self::Unreachable,
+        Self::Other,
+    ];
+
+    /// What the error of a dial counts as.
+    pub fn of(error: io::ErrorKind) -> Self {
+        match error {
+            io::ErrorKind::ConnectionRefused => Self::Refused,
+            io::ErrorKind::TimedOut => Self::TimedOut,
+            io::ErrorKind::HostUnreachable
+            | io::ErrorKind::NetworkUnreachable
+            | io::ErrorKind::NetworkDown => Self::Unreachable,
+            _ => Self::Other,
+        }
+    }
+
+    /// Its place in [`TargetStats::failures`].
+    pub fn index(self) -> usize {
+        self as usize
+    }
+
+    /// As the label `reason` shows it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Refused => "refused",
+            Self::TimedOut => "timed_out",
+            Self::Unreachable => "unreachable",
+            Self::Other => "other",
+        }
+    }
+}
+
+/// Totals of one family of one ServicePort, over all generations in which it exists.
+#[derive(Debug, Default)]
+pub struct ServiceStats {
+    /// Captured connections by what they carried; see [`Verdict::index`].
+    pub connections: [Counter; Verdict::ALL.len()],
+    /// Captured connections open now.
+    pub active_connections: Gauge,
+    /// Moves to a second endpoint; see [`ReplayReason::index`].
+    pub replays: [Counter; ReplayReason::ALL.len()],
+    /// From accept to verdict; see [`Verdict::index`].
+    pub detect: [Histogram; Verdict::ALL.len()],
+    /// Payload bytes from clients to endpoints.
+    pub bytes_to_upstream: Counter,
+    /// Payload bytes from endpoints to clients.
+    pub bytes_to_downstream: Counter,
+    /// Connections and streams for which no endpoint was left.
+    pub no_endpoint: Counter,
+    /// How late after its endpoint left the usable set a stream was still started there. Should
+    /// stay empty.
+    pub last_stream_after_removal: Histogram,
+    /// TLS connections whose client offered `h2` by ALPN: gRPC that cannot be balanced by stream.
+    pub tls_h2: Counter,
+}
+
+/// Totals of one endpoint of one ServicePort, over all generations in which its address stays.
+#[derive(Debug, Default)]
+pub struct TargetStats {
+    /// TCP connections given to it: relayed ones, not those of the HTTP/2 pool.
+    pub connections: Counter,
+    /// Streams given to it.
+    pub streams: Counter,
+    /// Failed dials; see [`ConnectFailure::index`].
+    pub failures: [Counter; ConnectFailure::ALL.len()],
+    /// Ended gRPC streams by `grpc-status` 0 to 16; the last counts other and absent ones. See
+    /// [`TargetStats::grpc_response`].
+    pub grpc_responses: [Counter; 18],
+    /// From the pick to the end of the stream.
+    pub stream_duration: Histogram,
+}
+
+impl TargetStats {
+    /// The counter of a gRPC status. None: the stream ended without one, or it was no number.
+    pub fn grpc_response(&self, status: Option<u32>) -> &Counter {
+        let last = self.grpc_responses.len() - 1;
+        let index = status
+            .and_then(|status| usize::try_from(status).ok())
+            .unwrap_or(last);
+        &self.grpc_responses[index.min(last)]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn index_is_the_place_in_all() {
+        for (index, verdict) in Verdict::ALL.into_iter().enumerate() {
+            assert_eq!(verdict.index(), index);
+        }
+        for (index, reason) in ReplayReason::ALL.into_iter().enumerate() {
+            assert_eq!(reason.index(), index);
+        }
+        for (index, failure) in ConnectFailure::ALL.into_iter().enumerate() {
+            assert_eq!(failure.index(), index);
+        }
+    }
+
+    #[test]
+    fn a_grpc_status_beyond_the_known_ones_shares_the_last_counter() {
+        let stats = TargetStats::default();
+        for status in (0..=16)
+            .map(Some)
+            .chain([Some(17), Some(18), Some(u32::MAX), None])
+        {
+            stats.grpc_response(status).inc();
+        }
+        let counts: Vec<_> = stats.grpc_responses.iter().map(Counter::get).collect();
+        assert_eq!(counts[..17], [1; 17]);
+        assert_eq!(counts[17], 4);
+    }
+
+    #[test]
+    fn a_gauge_follows_both_ways() {
+        let gauge = Gauge::default();
+        gauge.inc();
+        gauge.inc();
+        gauge.dec();
+        assert_eq!(gauge.get(), 1);
+    }
+
+    #[test]
+    fn errors_of_a_dial_are_told_apart() {
+        for (kind, failure) in [
+            (io::ErrorKind::ConnectionRefused, ConnectFailure::Refused),
+            (io::ErrorKind::TimedOut, ConnectFailure::TimedOut),
+            (io::ErrorKind::HostUnreachable, ConnectFailure::Unreachable),
+            (
+                io::ErrorKind::NetworkUnreachable,
+                ConnectFailure::Unreachable,
+            ),
+            (io::ErrorKind::AddrNotAvailable, ConnectFailure::Other),
+        ] {
+            assert_eq!(ConnectFailure::of(kind), failure);
+        }
+    }
+}
