@@ -53,10 +53,7 @@ fn service(number: u32, endpoints: impl Iterator<Item = u32>) -> Arc<ServicePort
         affinity: None,
         internal_policy: TrafficPolicy::Cluster,
         endpoints: endpoints.map(endpoint).collect(),
-        disposition: PerFamily {
-            v4: Disposition::Balance,
-            v6: Disposition::Reject,
-        },
+        disposition: PerFamily { v4: Disposition::Balance, v6: Disposition::Reject },
     })
 }
 
@@ -97,28 +94,19 @@ fn plans(services: u32, endpoints: u32) {
             plan = newer;
             drop_old.push(began.elapsed());
         }
-        println!(
-            "  one changed, {what}: next {}, drop {}",
-            spread(next),
-            spread(drop_old)
-        );
+        println!("  one changed, {what}: next {}, drop {}", spread(next), spread(drop_old));
     }
 }
 
 fn spread(mut times: Vec<Duration>) -> String {
     times.sort();
-    format!(
-        "median {:?} p99 {:?}",
-        times[times.len() / 2],
-        times[times.len() * 99 / 100]
-    )
+    format!("median {:?} p99 {:?}", times[times.len() / 2], times[times.len() * 99 / 100])
 }
 
 fn resident_kib() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok())
-        .unwrap_or(0)
+    line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0)
 }
 
 fn server(name: SchedulerName, endpoints: u32) -> Arc<VirtualServer> {
@@ -136,12 +124,7 @@ fn pick_many(server: &VirtualServer, picks: usize, seed: u64) -> Duration {
     let mut open = [const { None }; 4];
     for number in 0..picks {
         let client = IpAddr::V4(Ipv4Addr::from_bits(0x0c00_0000 + (number % 1000) as u32));
-        let request = Request {
-            client,
-            unit: Unit::Stream,
-            now,
-            tried: &[],
-        };
+        let request = Request { client, unit: Unit::Stream, now, tried: &[] };
         open[number % 4] = black_box(server.pick(&request, &mut rng));
     }
     began.elapsed()
@@ -164,12 +147,7 @@ fn picks(picks: usize) {
 fn threads(picks: usize) {
     let threads = std::thread::available_parallelism().map_or(2, |cores| cores.get());
     println!("ns per pick and end, {threads} threads on one virtual server of 3 and of 64:");
-    for name in [
-        SchedulerName::Rr,
-        SchedulerName::Random,
-        SchedulerName::Lc,
-        SchedulerName::Twos,
-    ] {
+    for name in [SchedulerName::Rr, SchedulerName::Random, SchedulerName::Lc, SchedulerName::Twos] {
         let times = [3, 64].map(|endpoints| {
             let server = server(name, endpoints);
             let began = Instant::now();

@@ -92,10 +92,7 @@ impl Affinity {
         if let Some(bound) = shard.recall(client, now, timeout, usable) {
             return bound;
         }
-        let binding = Binding {
-            endpoint,
-            seen: now,
-        };
+        let binding = Binding { endpoint, seen: now };
         if let Some(known) = shard.bindings.get_mut(&client) {
             *known = binding;
         } else {
@@ -109,20 +106,14 @@ impl Affinity {
     fn shard(&self, client: IpAddr) -> MutexGuard<'_, Shard> {
         let index = self.hasher.hash_one(client) as usize % SHARDS;
         // No code of others runs under the lock but `usable`, and a shard is whole at any time.
-        self.shards[index]
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.shards[index].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     #[cfg(test)]
     fn len(&self) -> usize {
         let lock = |shard: &Mutex<Shard>| {
             let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
-            assert_eq!(
-                shard.bindings.len(),
-                shard.queue.len(),
-                "a client is lined up once"
-            );
+            assert_eq!(shard.bindings.len(), shard.queue.len(), "a client is lined up once");
             shard.bindings.len()
         };
         self.shards.iter().map(lock).sum()
@@ -170,10 +161,7 @@ impl Shard {
         let Some(&(client, lined_up)) = self.queue.front() else {
             return;
         };
-        let seen = self
-            .bindings
-            .get(&client)
-            .map_or(lined_up, |binding| binding.seen);
+        let seen = self.bindings.get(&client).map_or(lined_up, |binding| binding.seen);
         if seen > lined_up {
             self.queue.pop_front();
             self.queue.push_back((client, seen));

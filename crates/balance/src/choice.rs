@@ -92,15 +92,9 @@ mod tests {
         let target = Arc::new(Target::new(endpoint(1), start()));
         let connection = Choice::new(Arc::clone(&target), Unit::Connection);
         let stream = Choice::new(Arc::clone(&target), Unit::Stream);
-        assert_eq!(
-            (target.active_connections(), target.active_streams()),
-            (1, 1)
-        );
+        assert_eq!((target.active_connections(), target.active_streams()), (1, 1));
         drop(connection);
-        assert_eq!(
-            (target.active_connections(), target.active_streams()),
-            (0, 1)
-        );
+        assert_eq!((target.active_connections(), target.active_streams()), (0, 1));
         drop(stream);
         assert_eq!(target.outstanding(), 0);
     }
@@ -110,14 +104,8 @@ mod tests {
         let target = Arc::new(Target::new(endpoint(1), start()));
         let choice = Choice::new(Arc::clone(&target), Unit::Connection).into_unit(Unit::Stream);
         assert_eq!(choice.unit(), Unit::Stream);
-        assert_eq!(
-            (target.active_connections(), target.active_streams()),
-            (0, 1)
-        );
+        assert_eq!((target.active_connections(), target.active_streams()), (0, 1));
         drop(choice);
-        assert_eq!(
-            (target.active_connections(), target.active_streams()),
-            (0, 0)
-        );
+        assert_eq!((target.active_connections(), target.active_streams()), (0, 0));
     }
 }

@@ -17,9 +17,7 @@ pub(crate) struct AddressHash {
 
 impl AddressHash {
     pub(crate) const fn new(first: u64, second: u64) -> Self {
-        Self {
-            keys: (first, second),
-        }
+        Self { keys: (first, second) }
     }
 
     /// Of an address and a number that belongs to it: a port, or how often it was asked for.

@@ -60,9 +60,7 @@ impl Histogram {
         let bucket = BOUNDS.partition_point(|bound| *bound < duration);
         let nanoseconds = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         counts.buckets[bucket].fetch_add(1, Ordering::Relaxed);
-        counts
-            .sum_nanoseconds
-            .fetch_add(nanoseconds, Ordering::Relaxed);
+        counts.sum_nanoseconds.fetch_add(nanoseconds, Ordering::Relaxed);
     }
 
     /// What was counted so far. While others observe, the sum may be ahead of or behind the
@@ -105,9 +103,8 @@ mod tests {
             histogram.observe(*bound);
             histogram.observe(*bound + Duration::from_nanos(1));
             let counts: Vec<_> = histogram.snapshot().buckets.iter().map(|b| b.1).collect();
-            let expected: Vec<_> = (0..=BOUNDS.len())
-                .map(|at| u64::from(at == index || at == index + 1))
-                .collect();
+            let expected: Vec<_> =
+                (0..=BOUNDS.len()).map(|at| u64::from(at == index || at == index + 1)).collect();
             assert_eq!(counts, expected, "{bound:?}");
         }
     }
@@ -115,20 +112,12 @@ mod tests {
     #[test]
     fn sum_and_count_cover_every_duration() {
         let histogram = Histogram::default();
-        for duration in [
-            Duration::ZERO,
-            Duration::from_millis(1500),
-            Duration::from_secs(7200),
-        ] {
+        for duration in [Duration::ZERO, Duration::from_millis(1500), Duration::from_secs(7200)] {
             histogram.observe(duration);
         }
         let snapshot = histogram.snapshot();
         assert_eq!(snapshot.count, 3);
-        assert!(
-            (snapshot.sum_seconds - 7201.5).abs() < 1e-9,
-            "{}",
-            snapshot.sum_seconds
-        );
+        assert!((snapshot.sum_seconds - 7201.5).abs() < 1e-9, "{}", snapshot.sum_seconds);
         assert_eq!(snapshot.buckets[0].1, 1);
         assert_eq!(snapshot.buckets[BOUNDS.len()].1, 1);
     }

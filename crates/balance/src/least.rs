@@ -69,11 +69,7 @@ impl Least {
         request: &Request<'_>,
         rng: &mut fastrand::Rng,
     ) -> Option<usize> {
-        let mut best = Best {
-            cost: self.cost,
-            salt: rng.u64(..),
-            found: None,
-        };
+        let mut best = Best { cost: self.cost, salt: rng.u64(..), found: None };
         if candidates.len() > LOOKS {
             for _ in 0..LOOKS {
                 let index = self.shares.draw(rng);

@@ -45,15 +45,9 @@ impl Maglev {
             .find(|(limit, _)| candidates.len() <= *limit)
             .map(|(_, size)| *size)
             .expect("the last size has no limit");
-        let highest = candidates
-            .iter()
-            .map(|target| target.share())
-            .max()
-            .unwrap_or(1);
-        let mut preferences: Vec<_> = candidates
-            .iter()
-            .map(|target| Preference::new(target, size))
-            .collect();
+        let highest = candidates.iter().map(|target| target.share()).max().unwrap_or(1);
+        let mut preferences: Vec<_> =
+            candidates.iter().map(|target| Preference::new(target, size)).collect();
 
         let mut entries = vec![FREE; size];
         let mut free = if candidates.is_empty() { 0 } else { size };
@@ -73,9 +67,7 @@ impl Maglev {
                 }
             }
         }
-        Self {
-            entries: entries.into(),
-        }
+        Self { entries: entries.into() }
     }
 
     pub(crate) fn pick(&self, candidates: &[Arc<Target>], request: &Request<'_>) -> Option<usize> {

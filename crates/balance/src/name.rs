@@ -172,23 +172,14 @@ mod tests {
             assert_eq!(error.name(), name);
             let text = error.to_string();
             assert!(text.contains(&format!("{name:?}")), "{text}");
-            assert!(
-                text.ends_with("fo, ovf") && text.contains("are rr, random, lc"),
-                "{text}"
-            );
+            assert!(text.ends_with("fo, ovf") && text.contains("are rr, random, lc"), "{text}");
         }
     }
 
     #[test]
     fn exactly_the_destination_hashes_are_degenerate() {
-        let degenerate: Vec<_> = SchedulerName::ALL
-            .iter()
-            .filter(|name| name.degenerate())
-            .copied()
-            .collect();
-        assert_eq!(
-            degenerate,
-            [SchedulerName::Dh, SchedulerName::Lblc, SchedulerName::Lblcr]
-        );
+        let degenerate: Vec<_> =
+            SchedulerName::ALL.iter().filter(|name| name.degenerate()).copied().collect();
+        assert_eq!(degenerate, [SchedulerName::Dh, SchedulerName::Lblc, SchedulerName::Lblcr]);
     }
 }

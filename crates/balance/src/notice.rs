@@ -49,15 +49,8 @@ impl Notice {
 impl fmt::Display for Notice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::UnknownScheduler {
-                service,
-                name,
-                default,
-            } => {
-                write!(
-                    f,
-                    "{service} asks for the unknown scheduler {name:?}, {default} runs"
-                )
+            Self::UnknownScheduler { service, name, default } => {
+                write!(f, "{service} asks for the unknown scheduler {name:?}, {default} runs")
             }
             Self::DegenerateScheduler { service, name } => {
                 match service {

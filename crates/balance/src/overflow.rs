@@ -27,9 +27,7 @@ pub(crate) struct Overflow {
 
 impl Overflow {
     pub(crate) fn new(candidates: &[Arc<Target>]) -> Self {
-        Self {
-            when_full: Least::new(Cost::PerWeight, candidates),
-        }
+        Self { when_full: Least::new(Cost::PerWeight, candidates) }
     }
 
     pub(crate) fn pick(
@@ -61,10 +59,7 @@ mod tests {
         let addresses: Vec<_> = candidates.iter().map(|target| target.address()).collect();
         let _busy = hold(&candidates[0], 100, Unit::Connection);
         for tried in 0..3 {
-            assert_eq!(
-                first(&candidates, &request(&addresses[..tried])),
-                Some(tried)
-            );
+            assert_eq!(first(&candidates, &request(&addresses[..tried])), Some(tried));
         }
         assert_eq!(first(&candidates, &request(&addresses)), None);
     }
@@ -77,9 +72,7 @@ mod tests {
         let mut held = Vec::new();
         let mut order = Vec::new();
         for _ in 0..14 {
-            let index = scheduler
-                .pick(&candidates, &request(&[]), &mut rng)
-                .expect("never full");
+            let index = scheduler.pick(&candidates, &request(&[]), &mut rng).expect("never full");
             held.push(Choice::new(Arc::clone(&candidates[index]), Unit::Stream));
             order.push(index);
         }
@@ -89,12 +82,7 @@ mod tests {
         assert_eq!([more(0), more(1), more(2)], [4, 2, 1]);
 
         held.remove(0);
-        assert_eq!(
-            scheduler
-                .pick(&candidates, &request(&[]), &mut rng)
-                .map(|_| ()),
-            Some(())
-        );
+        assert_eq!(scheduler.pick(&candidates, &request(&[]), &mut rng).map(|_| ()), Some(()));
     }
 
     #[test]
@@ -103,19 +91,10 @@ mod tests {
         let scheduler = Overflow::new(&candidates);
         let mut rng = fastrand::Rng::with_seed(1);
         let mut held = hold(&candidates[0], 2, Unit::Stream);
-        assert_eq!(
-            scheduler.pick(&candidates, &request(&[]), &mut rng),
-            Some(1)
-        );
+        assert_eq!(scheduler.pick(&candidates, &request(&[]), &mut rng), Some(1));
         held.pop();
-        assert_eq!(
-            scheduler.pick(&candidates, &request(&[]), &mut rng),
-            Some(0)
-        );
+        assert_eq!(scheduler.pick(&candidates, &request(&[]), &mut rng), Some(0));
         let tried = [candidates[0].address()];
-        assert_eq!(
-            scheduler.pick(&candidates, &request(&tried), &mut rng),
-            Some(1)
-        );
+        assert_eq!(scheduler.pick(&candidates, &request(&tried), &mut rng), Some(1));
     }
 }

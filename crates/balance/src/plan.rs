@@ -64,10 +64,7 @@ impl Plan {
     ) -> (Self, Vec<Notice>) {
         let mut notices = Vec::new();
         if default.degenerate() && default != self.default {
-            notices.push(Notice::DegenerateScheduler {
-                service: None,
-                name: default,
-            });
+            notices.push(Notice::DegenerateScheduler { service: None, name: default });
         }
         let mut virtual_servers = Vec::with_capacity(self.virtual_servers.len());
         let mut old = self.virtual_servers.as_slice();
@@ -101,13 +98,7 @@ impl Plan {
             gone.retire(now);
         }
         let by_address = self.index(&virtual_servers);
-        let next = Self {
-            snapshot,
-            default,
-            seed: self.seed,
-            virtual_servers,
-            by_address,
-        };
+        let next = Self { snapshot, default, seed: self.seed, virtual_servers, by_address };
         (next, notices)
     }
 
@@ -143,10 +134,7 @@ impl Plan {
             let known = before.iter().any(|virtual_server| {
                 notices_of(virtual_server.service(), self.default).any(|known| known == notice)
             });
-            let of_this = notices
-                .iter()
-                .rev()
-                .take_while(|said| said.service() == Some(name));
+            let of_this = notices.iter().rev().take_while(|said| said.service() == Some(name));
             let said = of_this.into_iter().any(|said| *said == notice);
             if !known && !said {
                 notices.push(notice);
@@ -209,11 +197,7 @@ impl Plan {
     /// By name and family.
     pub fn get(&self, name: &ServicePortName, family: Family) -> Option<&Arc<VirtualServer>> {
         let key = |virtual_server: &Arc<VirtualServer>| {
-            virtual_server
-                .service()
-                .name
-                .cmp(name)
-                .then(virtual_server.family().cmp(&family))
+            virtual_server.service().name.cmp(name).then(virtual_server.family().cmp(&family))
         };
         let index = self.virtual_servers.binary_search_by(key).ok()?;
         Some(&self.virtual_servers[index])
@@ -245,9 +229,7 @@ fn stands_before(virtual_server: &VirtualServer, service: &Arc<ServicePort>) -> 
 }
 
 fn unchanged(previous: &[Arc<VirtualServer>], service: &Arc<ServicePort>) -> bool {
-    previous
-        .first()
-        .is_some_and(|previous| Arc::ptr_eq(previous.service(), service))
+    previous.first().is_some_and(|previous| Arc::ptr_eq(previous.service(), service))
 }
 
 /// What a ServicePort's annotation asks for.
@@ -265,9 +247,7 @@ impl<'a> Asked<'a> {
         };
         match annotation.trim() {
             "" => Self::Nothing,
-            name => name
-                .parse()
-                .map_or(Self::Unknown(annotation), Self::Scheduler),
+            name => name.parse().map_or(Self::Unknown(annotation), Self::Scheduler),
         }
     }
 
@@ -283,20 +263,15 @@ impl<'a> Asked<'a> {
 fn notices_of(service: &ServicePort, default: SchedulerName) -> impl Iterator<Item = Notice> {
     let name = || service.name.service.clone();
     let scheduler = match Asked::by(service) {
-        Asked::Unknown(asked) => Some(Notice::UnknownScheduler {
-            service: name(),
-            name: Arc::clone(asked),
-            default,
-        }),
-        Asked::Scheduler(asked) if asked.degenerate() => Some(Notice::DegenerateScheduler {
-            service: Some(name()),
-            name: asked,
-        }),
+        Asked::Unknown(asked) => {
+            Some(Notice::UnknownScheduler { service: name(), name: Arc::clone(asked), default })
+        }
+        Asked::Scheduler(asked) if asked.degenerate() => {
+            Some(Notice::DegenerateScheduler { service: Some(name()), name: asked })
+        }
         Asked::Scheduler(_) | Asked::Nothing => None,
     };
-    let affinity = service
-        .affinity
-        .map(|_| Notice::AffinityPinsStreams { service: name() });
+    let affinity = service.affinity.map(|_| Notice::AffinityPinsStreams { service: name() });
     scheduler.into_iter().chain(affinity)
 }
 

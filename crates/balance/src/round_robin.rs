@@ -76,19 +76,14 @@ impl RoundRobin {
 impl Predecessor<'_> {
     /// The first endpoint in the old order, from the next turn on, that is among the new ones.
     fn next_that_stays(&self, turn: u64, candidates: &[Arc<Target>]) -> Option<usize> {
-        let Self {
-            scheduler,
-            candidates: old,
-        } = *self;
+        let Self { scheduler, candidates: old } = *self;
         if old.is_empty() {
             return None;
         }
         (0..scheduler.sequence.len().min(VANISHED_LIMIT)).find_map(|ahead| {
             let turn = turn.wrapping_add(ahead).wrapping_add(scheduler.offset);
             let address = old[scheduler.sequence.at(turn)].address();
-            candidates
-                .iter()
-                .position(|candidate| candidate.address() == address)
+            candidates.iter().position(|candidate| candidate.address() == address)
         })
     }
 }

@@ -47,20 +47,11 @@ impl Scheduler {
         seed: u64,
     ) -> Self {
         let predecessor = predecessor.and_then(|(scheduler, candidates)| match scheduler {
-            Self::RoundRobin(scheduler) => Some(Predecessor {
-                scheduler,
-                candidates,
-            }),
+            Self::RoundRobin(scheduler) => Some(Predecessor { scheduler, candidates }),
             _ => None,
         });
         let by_turns = |sequence| {
-            Self::RoundRobin(RoundRobin::new(
-                sequence,
-                candidates,
-                turns,
-                predecessor,
-                seed,
-            ))
+            Self::RoundRobin(RoundRobin::new(sequence, candidates, turns, predecessor, seed))
         };
         let least = |cost| Self::Least(Least::new(cost, candidates));
         match name {
@@ -132,19 +123,11 @@ pub(crate) fn arrange(usable: &mut [Arc<Target>], name: SchedulerName, seed: u64
             let shuffle = AddressHash::new(seed, SHUFFLE);
             usable.sort_by_cached_key(|target| {
                 let address = address(target);
-                (
-                    weight(target) == 0,
-                    shuffle.of(address.ip(), address.port()),
-                    address,
-                )
+                (weight(target) == 0, shuffle.of(address.ip(), address.port()), address)
             });
         }
     }
-    match usable
-        .iter()
-        .take_while(|target| weight(target) > 0)
-        .count()
-    {
+    match usable.iter().take_while(|target| weight(target) > 0).count() {
         0 => usable.len(),
         weighted => weighted,
     }
@@ -166,10 +149,7 @@ mod tests {
         usable.rotate_left(weights.len() / 2);
         let candidates = arrange(&mut usable, name, seed);
         let index = |target: &Arc<Target>| {
-            sorted
-                .iter()
-                .position(|known| Arc::ptr_eq(known, target))
-                .expect("one of them")
+            sorted.iter().position(|known| Arc::ptr_eq(known, target)).expect("one of them")
         };
         (usable.iter().map(index).collect(), candidates)
     }
@@ -192,9 +172,8 @@ mod tests {
 
     #[test]
     fn others_see_an_order_of_the_node_own_that_stays() {
-        let orders: BTreeSet<_> = (0..50)
-            .map(|seed| order(SchedulerName::Rr, &[1; 6], seed).0)
-            .collect();
+        let orders: BTreeSet<_> =
+            (0..50).map(|seed| order(SchedulerName::Rr, &[1; 6], seed).0).collect();
         assert!(orders.len() > 40, "{}", orders.len());
         let seven = order(SchedulerName::Rr, &[1; 7], 9).0;
         let six: Vec<_> = seven.into_iter().filter(|index| *index != 6).collect();
@@ -206,10 +185,7 @@ mod tests {
         for &name in SchedulerName::ALL {
             let (order_of, candidates) = order(name, &[0, 1, 0, 1, 1], 5);
             assert_eq!(candidates, 3, "{name}");
-            assert_eq!(
-                order_of[3..].iter().copied().collect::<BTreeSet<_>>(),
-                [0, 2].into()
-            );
+            assert_eq!(order_of[3..].iter().copied().collect::<BTreeSet<_>>(), [0, 2].into());
             assert_eq!(order(name, &[0, 0, 0], 5).1, 3, "{name}");
             assert_eq!(order(name, &[], 5).1, 0, "{name}");
         }

@@ -57,10 +57,7 @@ impl Sequence {
             end += weight;
             end
         });
-        Self::Stride {
-            shares: Shares::Weighted(ends.collect()),
-            step: golden_step(total),
-        }
+        Self::Stride { shares: Shares::Weighted(ends.collect()), step: golden_step(total) }
     }
 
     /// Turns in a cycle.
@@ -90,9 +87,7 @@ impl Sequence {
         match self {
             Self::Plain(_) => Some(candidate as u64),
             Self::Cycle(cycle) => {
-                let turn = cycle
-                    .iter()
-                    .position(|index| usize::from(*index) == candidate)?;
+                let turn = cycle.iter().position(|index| usize::from(*index) == candidate)?;
                 Some(turn as u64)
             }
             Self::Stride { .. } => None,
@@ -156,11 +151,7 @@ fn largest_quotient(mut a: u64, mut b: u64) -> Option<u64> {
 }
 
 fn greatest_common_divisor(a: u64, b: u64) -> u64 {
-    if b == 0 {
-        a
-    } else {
-        greatest_common_divisor(b, a % b)
-    }
+    if b == 0 { a } else { greatest_common_divisor(b, a % b) }
 }
 
 #[cfg(test)]

@@ -17,9 +17,7 @@ pub(crate) enum Shares {
 
 impl Shares {
     pub(crate) fn new(candidates: &[Arc<Target>]) -> Self {
-        let equal = candidates
-            .windows(2)
-            .all(|pair| pair[0].share() == pair[1].share());
+        let equal = candidates.windows(2).all(|pair| pair[0].share() == pair[1].share());
         if equal {
             return Self::Equal(candidates.len());
         }
@@ -56,11 +54,7 @@ impl Shares {
     pub(crate) fn draw_other(&self, first: usize, rng: &mut fastrand::Rng) -> usize {
         let slots = self.slots_of(first);
         let slot = rng.u64(..self.total() - (slots.end - slots.start));
-        self.owner(if slot < slots.start {
-            slot
-        } else {
-            slot + (slots.end - slots.start)
-        })
+        self.owner(if slot < slots.start { slot } else { slot + (slots.end - slots.start) })
     }
 
     fn slots_of(&self, index: usize) -> std::ops::Range<u64> {

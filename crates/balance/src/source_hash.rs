@@ -29,9 +29,7 @@ const HASHES: u16 = 16;
 
 impl SourceHash {
     pub(crate) fn new(candidates: &[Arc<Target>]) -> Self {
-        Self {
-            shares: Shares::new(candidates),
-        }
+        Self { shares: Shares::new(candidates) }
     }
 
     pub(crate) fn pick(&self, candidates: &[Arc<Target>], request: &Request<'_>) -> Option<usize> {
@@ -42,8 +40,7 @@ impl SourceHash {
     }
 
     fn candidate_of(&self, client: IpAddr, attempt: u16) -> usize {
-        self.shares
-            .owner(CLIENT.of(client, attempt) % self.shares.total())
+        self.shares.owner(CLIENT.of(client, attempt) % self.shares.total())
     }
 }
 
@@ -54,10 +51,7 @@ mod tests {
 
     fn counts(weights: &[u16], tried: &[usize], clients: u32) -> Vec<usize> {
         let candidates = targets(weights);
-        let tried: Vec<_> = tried
-            .iter()
-            .map(|&index| candidates[index].address())
-            .collect();
+        let tried: Vec<_> = tried.iter().map(|&index| candidates[index].address()).collect();
         let scheduler = SourceHash::new(&candidates);
         let mut counts = vec![0; weights.len()];
         for number in 0..clients {
@@ -97,10 +91,7 @@ mod tests {
         assert_eq!(after[2], 0);
         for index in [0, 1, 3, 4] {
             let gained = after[index] - before[index];
-            assert!(
-                gained.abs_diff(before[2] / 4) <= 4 * 20,
-                "{before:?} -> {after:?}"
-            );
+            assert!(gained.abs_diff(before[2] / 4) <= 4 * 20, "{before:?} -> {after:?}");
         }
     }
 
@@ -114,9 +105,6 @@ mod tests {
     fn nothing_is_left_when_all_were_tried() {
         let candidates = targets(&[1, 1]);
         let tried: Vec<_> = candidates.iter().map(|target| target.address()).collect();
-        assert_eq!(
-            SourceHash::new(&candidates).pick(&candidates, &request(&tried)),
-            None
-        );
+        assert_eq!(SourceHash::new(&candidates).pick(&candidates, &request(&tried)), None);
     }
 }

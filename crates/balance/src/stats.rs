@@ -99,12 +99,7 @@ pub enum ReplayReason {
 
 impl ReplayReason {
     /// All, in the order of [`ReplayReason::index`].
-    pub const ALL: [Self; 4] = [
-        Self::DialFailed,
-        Self::Refused,
-        Self::GoAway,
-        Self::Unwritten,
-    ];
+    pub const ALL: [Self; 4] = [Self::DialFailed, Self::Refused, Self::GoAway, Self::Unwritten];
 
     /// Its place in [`ServiceStats::replays`].
     pub fn index(self) -> usize {
@@ -137,12 +132,7 @@ pub enum ConnectFailure {
 
 impl ConnectFailure {
     /// All, in the order of [`ConnectFailure::index`].
-    pub const ALL: [Self; 4] = [
-        Self::Refused,
-        Self::TimedOut,
-        Self::Unreachable,
-        Self::Other,
-    ];
+    pub const ALL: [Self; 4] = [Self::Refused, Self::TimedOut, Self::Unreachable, Self::Other];
 
     /// What the error of a dial counts as.
     pub fn of(error: io::ErrorKind) -> Self {
@@ -216,9 +206,7 @@ impl TargetStats {
     /// The counter of a gRPC status. None: the stream ended without one, or it was no number.
     pub fn grpc_response(&self, status: Option<u32>) -> &Counter {
         let last = self.grpc_responses.len() - 1;
-        let index = status
-            .and_then(|status| usize::try_from(status).ok())
-            .unwrap_or(last);
+        let index = status.and_then(|status| usize::try_from(status).ok()).unwrap_or(last);
         &self.grpc_responses[index.min(last)]
     }
 }
@@ -243,10 +231,7 @@ mod tests {
     #[test]
     fn a_grpc_status_beyond_the_known_ones_shares_the_last_counter() {
         let stats = TargetStats::default();
-        for status in (0..=16)
-            .map(Some)
-            .chain([Some(17), Some(18), Some(u32::MAX), None])
-        {
+        for status in (0..=16).map(Some).chain([Some(17), Some(18), Some(u32::MAX), None]) {
             stats.grpc_response(status).inc();
         }
         let counts: Vec<_> = stats.grpc_responses.iter().map(Counter::get).collect();
@@ -269,10 +254,7 @@ mod tests {
             (io::ErrorKind::ConnectionRefused, ConnectFailure::Refused),
             (io::ErrorKind::TimedOut, ConnectFailure::TimedOut),
             (io::ErrorKind::HostUnreachable, ConnectFailure::Unreachable),
-            (
-                io::ErrorKind::NetworkUnreachable,
-                ConnectFailure::Unreachable,
-            ),
+            (io::ErrorKind::NetworkUnreachable, ConnectFailure::Unreachable),
             (io::ErrorKind::AddrNotAvailable, ConnectFailure::Other),
         ] {
             assert_eq!(ConnectFailure::of(kind), failure);

@@ -23,23 +23,13 @@ pub struct Target {
 impl Target {
     /// A target of an address not seen in the generation before.
     pub(crate) fn new(endpoint: Endpoint, now: Instant) -> Self {
-        Self {
-            endpoint,
-            ledger: Arc::new(Ledger::new(now)),
-        }
+        Self { endpoint, ledger: Arc::new(Ledger::new(now)) }
     }
 
     /// The same address with new facts.
     pub(crate) fn continued(&self, endpoint: Endpoint) -> Self {
-        debug_assert_eq!(
-            self.address(),
-            endpoint.address,
-            "a ledger belongs to one address"
-        );
-        Self {
-            endpoint,
-            ledger: Arc::clone(&self.ledger),
-        }
+        debug_assert_eq!(self.address(), endpoint.address, "a ledger belongs to one address");
+        Self { endpoint, ledger: Arc::clone(&self.ledger) }
     }
 
     /// The facts of the generation this target came from.
@@ -100,9 +90,7 @@ impl Target {
     }
 
     pub(crate) fn exchange(&self, from: Unit, to: Unit) {
-        self.ledger
-            .units
-            .fetch_add(one(to).wrapping_sub(one(from)), Ordering::Relaxed);
+        self.ledger.units.fetch_add(one(to).wrapping_sub(one(from)), Ordering::Relaxed);
     }
 
     pub(crate) fn retire(&self, now: Instant) {
@@ -187,23 +175,14 @@ mod tests {
         for _ in 0..5 {
             target.begin(Unit::Stream);
         }
-        assert_eq!(
-            (target.active_connections(), target.active_streams()),
-            (3, 5)
-        );
+        assert_eq!((target.active_connections(), target.active_streams()), (3, 5));
         assert_eq!(target.outstanding(), 8);
 
         target.exchange(Unit::Connection, Unit::Stream);
-        assert_eq!(
-            (target.active_connections(), target.active_streams()),
-            (2, 6)
-        );
+        assert_eq!((target.active_connections(), target.active_streams()), (2, 6));
         target.exchange(Unit::Stream, Unit::Connection);
         target.exchange(Unit::Stream, Unit::Stream);
-        assert_eq!(
-            (target.active_connections(), target.active_streams()),
-            (3, 5)
-        );
+        assert_eq!((target.active_connections(), target.active_streams()), (3, 5));
 
         for _ in 0..3 {
             target.end(Unit::Connection);
@@ -232,30 +211,15 @@ mod tests {
         let target = Target::new(endpoint(1), start());
         assert!(target.recorded_stats().is_none());
         target.stats().streams.inc();
-        assert_eq!(
-            target.recorded_stats().map(|stats| stats.streams.get()),
-            Some(1)
-        );
+        assert_eq!(target.recorded_stats().map(|stats| stats.streams.get()), Some(1));
     }
 
     #[test]
     fn sizes_are_as_documented() {
         // Two counts stand before the value in an Arc.
         let counts = 2 * size_of::<usize>();
-        assert!(
-            size_of::<Ledger>() + counts <= 64,
-            "{}",
-            size_of::<Ledger>()
-        );
-        assert!(
-            size_of::<TargetStats>() <= 208,
-            "{}",
-            size_of::<TargetStats>()
-        );
-        assert!(
-            size_of::<Target>() + counts <= 112,
-            "{}",
-            size_of::<Target>()
-        );
+        assert!(size_of::<Ledger>() + counts <= 64, "{}", size_of::<Ledger>());
+        assert!(size_of::<TargetStats>() <= 208, "{}", size_of::<TargetStats>());
+        assert!(size_of::<Target>() + counts <= 112, "{}", size_of::<Target>());
     }
 }

@@ -34,44 +34,27 @@ pub(crate) fn endpoint(number: u16) -> Endpoint {
 }
 
 pub(crate) fn weighted(number: u16, weight: u16) -> Endpoint {
-    Endpoint {
-        weight,
-        ..endpoint(number)
-    }
+    Endpoint { weight, ..endpoint(number) }
 }
 
 pub(crate) fn unready(number: u16) -> Endpoint {
-    Endpoint {
-        ready: false,
-        usability: Usability::NotReady,
-        ..endpoint(number)
-    }
+    Endpoint { ready: false, usability: Usability::NotReady, ..endpoint(number) }
 }
 
 pub(crate) fn endpoint_v6(number: u16) -> Endpoint {
     let ip = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 1, number);
-    Endpoint {
-        address: SocketAddr::from((ip, 8000)),
-        ..endpoint(number)
-    }
+    Endpoint { address: SocketAddr::from((ip, 8000)), ..endpoint(number) }
 }
 
 /// Endpoints 0, 1, 2... of these weights, as schedulers see them.
 pub(crate) fn targets(weights: &[u16]) -> Vec<Arc<Target>> {
-    let endpoints = weights
-        .iter()
-        .zip(0..)
-        .map(|(&weight, number)| weighted(number, weight));
-    endpoints
-        .map(|endpoint| Arc::new(Target::new(endpoint, start())))
-        .collect()
+    let endpoints = weights.iter().zip(0..).map(|(&weight, number)| weighted(number, weight));
+    endpoints.map(|endpoint| Arc::new(Target::new(endpoint, start()))).collect()
 }
 
 /// Puts load on a target.
 pub(crate) fn hold(target: &Arc<Target>, count: usize, unit: Unit) -> Vec<Choice> {
-    (0..count)
-        .map(|_| Choice::new(Arc::clone(target), unit))
-        .collect()
+    (0..count).map(|_| Choice::new(Arc::clone(target), unit)).collect()
 }
 
 /// The `number`-th client.
@@ -84,12 +67,7 @@ pub(crate) fn request(tried: &[SocketAddr]) -> Request<'_> {
 }
 
 pub(crate) fn request_of(client: IpAddr, tried: &[SocketAddr]) -> Request<'_> {
-    Request {
-        client,
-        unit: Unit::Stream,
-        now: start(),
-        tried,
-    }
+    Request { client, unit: Unit::Stream, now: start(), tried }
 }
 
 /// `shop/<name>:<port>`, of IPv4, at the ClusterIP 198.51.100.x the name's last byte gives.

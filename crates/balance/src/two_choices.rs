@@ -20,9 +20,7 @@ pub(crate) struct TwoChoices {
 
 impl TwoChoices {
     pub(crate) fn new(candidates: &[Arc<Target>]) -> Self {
-        Self {
-            shares: Shares::new(candidates),
-        }
+        Self { shares: Shares::new(candidates) }
     }
 
     pub(crate) fn pick(
@@ -74,10 +72,7 @@ mod tests {
     fn the_busiest_gets_nothing() {
         let counts = counts(&[1, 1, 1, 1], &[0, 3, 1, 2], 1000);
         assert_eq!(counts[1], 0);
-        assert!(
-            counts[0] > counts[2] && counts[2] > counts[3] && counts[3] > 0,
-            "{counts:?}"
-        );
+        assert!(counts[0] > counts[2] && counts[2] > counts[3] && counts[3] > 0, "{counts:?}");
     }
 
     #[test]
@@ -105,10 +100,7 @@ mod tests {
         let mut rng = fastrand::Rng::with_seed(7);
         let tried = [candidates[0].address(), candidates[2].address()];
         for _ in 0..50 {
-            assert_eq!(
-                scheduler.pick(&candidates, &request(&tried), &mut rng),
-                Some(1)
-            );
+            assert_eq!(scheduler.pick(&candidates, &request(&tried), &mut rng), Some(1));
         }
         let all: Vec<_> = candidates.iter().map(|target| target.address()).collect();
         assert_eq!(scheduler.pick(&candidates, &request(&all), &mut rng), None);

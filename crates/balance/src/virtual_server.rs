@@ -57,11 +57,8 @@ impl VirtualServer {
             service.endpoints(family),
             now,
         );
-        let mut usable: Box<[_]> = targets
-            .iter()
-            .filter(|target| target.endpoint().usable())
-            .cloned()
-            .collect();
+        let mut usable: Box<[_]> =
+            targets.iter().filter(|target| target.endpoint().usable()).cloned().collect();
         let candidate_count = arrange(&mut usable, name, seed);
         let candidates = &usable[..candidate_count];
 
@@ -75,22 +72,13 @@ impl VirtualServer {
             _ => {
                 let predecessor =
                     previous.map(|previous| (&*previous.scheduler, previous.candidates()));
-                Arc::new(Scheduler::new(
-                    name,
-                    candidates,
-                    &lasting.turns,
-                    predecessor,
-                    seed,
-                ))
+                Arc::new(Scheduler::new(name, candidates, &lasting.turns, predecessor, seed))
             }
         };
         let affinity = service.affinity.map(|timeout| {
             let carried = previous.and_then(|previous| previous.affinity.as_ref());
             let carried = carried.map(|(affinity, _)| Arc::clone(affinity));
-            (
-                carried.unwrap_or_else(|| Arc::new(Affinity::new())),
-                timeout,
-            )
+            (carried.unwrap_or_else(|| Arc::new(Affinity::new())), timeout)
         });
         Self {
             service: Arc::clone(service),
@@ -157,9 +145,7 @@ impl VirtualServer {
         if candidates.is_empty() {
             return None;
         }
-        let index = self
-            .scheduler
-            .pick(candidates, &self.lasting.turns, request, rng)?;
+        let index = self.scheduler.pick(candidates, &self.lasting.turns, request, rng)?;
         Some(&candidates[index])
     }
 
@@ -172,10 +158,7 @@ impl VirtualServer {
         rng: &mut fastrand::Rng,
     ) -> Option<&Arc<Target>> {
         let Request { client, now, .. } = *request;
-        let usable = |address| {
-            self.candidate(address)
-                .filter(|target| request.may_use(target))
-        };
+        let usable = |address| self.candidate(address).filter(|target| request.may_use(target));
         affinity.recall(client, now, timeout, usable).or_else(|| {
             let picked = self.schedule(request, rng)?;
             Some(affinity.bind(client, now, timeout, usable, (picked.address(), picked)))
@@ -189,10 +172,7 @@ impl VirtualServer {
 
     /// The candidate with this address.
     fn candidate(&self, address: SocketAddr) -> Option<&Arc<Target>> {
-        let index = self
-            .targets
-            .binary_search_by_key(&address, |target| target.address())
-            .ok()?;
+        let index = self.targets.binary_search_by_key(&address, |target| target.address()).ok()?;
         let target = &self.targets[index];
         let endpoint = target.endpoint();
         let takes_new = endpoint.weight > 0 || self.candidate_count == self.usable.len();

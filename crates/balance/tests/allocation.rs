@@ -93,10 +93,7 @@ fn virtual_server(
         affinity,
         internal_policy: TrafficPolicy::Cluster,
         endpoints,
-        disposition: PerFamily {
-            v4: Disposition::Balance,
-            v6: Disposition::Reject,
-        },
+        disposition: PerFamily { v4: Disposition::Balance, v6: Disposition::Reject },
     };
     let (snapshot, _) = Snapshot::new(1, vec![Arc::new(service)]);
     let (plan, _) = Plan::seeded(1).next(Arc::new(snapshot), name, Instant::now());
@@ -113,12 +110,7 @@ fn pick_for_all(server: &VirtualServer, tried: &[SocketAddr], rng: &mut fastrand
     let allocations = allocations_of(|| {
         for number in (0..CLIENTS).chain(0..CLIENTS) {
             let client = IpAddr::V4(Ipv4Addr::from_bits(0x0a00_0000 + number));
-            let request = Request {
-                client,
-                unit: Unit::Connection,
-                now,
-                tried,
-            };
+            let request = Request { client, unit: Unit::Connection, now, tried };
             choices.extend(server.pick(&request, rng));
         }
         // Some become streams and all end.

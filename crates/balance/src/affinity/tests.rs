@@ -19,9 +19,7 @@ fn go(affinity: &Affinity, number: u32, now: Instant, wanted: u16) -> u16 {
     let went = affinity
         .recall(client(number), now, TIMEOUT, anywhere)
         .unwrap_or_else(|| affinity.bind(client(number), now, TIMEOUT, anywhere, (wanted, wanted)));
-    (0..100)
-        .find(|n| endpoint(*n).address == went)
-        .expect("one of ours")
+    (0..100).find(|n| endpoint(*n).address == went).expect("one of ours")
 }
 
 #[test]
@@ -67,10 +65,7 @@ fn an_unusable_endpoint_is_replaced_and_the_new_one_remembered() {
     let gone = |address| (address != endpoint(7).address).then_some(address);
     assert_eq!(affinity.recall(client(1), at(1), TIMEOUT, gone), None);
     let new = endpoint(8).address;
-    assert_eq!(
-        affinity.bind(client(1), at(1), TIMEOUT, gone, (new, new)),
-        new
-    );
+    assert_eq!(affinity.bind(client(1), at(1), TIMEOUT, gone, (new, new)), new);
     assert_eq!(go(&affinity, 1, at(2), 9), 8);
     assert_eq!(affinity.len(), 1);
 }
@@ -81,14 +76,8 @@ fn the_first_of_two_racing_picks_binds() {
     let (first, second) = (endpoint(1).address, endpoint(2).address);
     assert_eq!(affinity.recall(client(1), at(0), TIMEOUT, anywhere), None);
     assert_eq!(affinity.recall(client(1), at(0), TIMEOUT, anywhere), None);
-    assert_eq!(
-        affinity.bind(client(1), at(0), TIMEOUT, anywhere, (first, first)),
-        first
-    );
-    assert_eq!(
-        affinity.bind(client(1), at(0), TIMEOUT, anywhere, (second, second)),
-        first
-    );
+    assert_eq!(affinity.bind(client(1), at(0), TIMEOUT, anywhere, (first, first)), first);
+    assert_eq!(affinity.bind(client(1), at(0), TIMEOUT, anywhere, (second, second)), first);
 }
 
 #[test]
@@ -96,13 +85,9 @@ fn threads_of_one_client_agree() {
     let affinity = Affinity::new();
     let went: Vec<u16> = std::thread::scope(|scope| {
         let affinity = &affinity;
-        let threads: Vec<_> = (0..8)
-            .map(|wanted| scope.spawn(move || go(affinity, 1, at(0), wanted)))
-            .collect();
-        threads
-            .into_iter()
-            .map(|thread| thread.join().expect("no panic"))
-            .collect()
+        let threads: Vec<_> =
+            (0..8).map(|wanted| scope.spawn(move || go(affinity, 1, at(0), wanted))).collect();
+        threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
     });
     assert!(went.iter().all(|endpoint| *endpoint == went[0]), "{went:?}");
 }
@@ -118,30 +103,17 @@ fn memory_is_bounded_and_the_longest_unseen_go_first() {
     // Nobody's window was over, so it is full: each shard has seen more than 16 clients.
     assert_eq!(affinity.len(), SHARDS * 16);
     let remembered = |number| {
-        affinity
-            .recall(client(number), at(u64::from(clients)), TIMEOUT, anywhere)
-            .is_some()
+        affinity.recall(client(number), at(u64::from(clients)), TIMEOUT, anywhere).is_some()
     };
     assert!(!(0..200).any(remembered), "the oldest are forgotten");
-    assert!(
-        (clients - 16..clients).all(remembered),
-        "the newest are not"
-    );
+    assert!((clients - 16..clients).all(remembered), "the newest are not");
 }
 
 #[test]
 fn a_client_that_keeps_coming_is_not_forgotten_for_room() {
     let affinity = Affinity::with_capacity(SHARDS * 16);
     for number in 0..2000 {
-        assert_eq!(
-            go(
-                &affinity,
-                0,
-                at(u64::from(number)),
-                if number == 0 { 7 } else { 8 }
-            ),
-            7
-        );
+        assert_eq!(go(&affinity, 0, at(u64::from(number)), if number == 0 { 7 } else { 8 }), 7);
         go(&affinity, number + 1, at(u64::from(number)), 9);
     }
 }

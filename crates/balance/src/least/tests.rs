@@ -75,12 +75,7 @@ fn ties_break_by_chance_and_evenly() {
     let candidates = targets(&[1; 5]);
     let _busy = hold(&candidates[1], 1, Unit::Stream);
     let mut rng = fastrand::Rng::with_seed(3);
-    for cost in [
-        Cost::Outstanding,
-        Cost::PerWeight,
-        Cost::ExpectedDelay,
-        Cost::IdleFirst,
-    ] {
+    for cost in [Cost::Outstanding, Cost::PerWeight, Cost::ExpectedDelay, Cost::IdleFirst] {
         let scheduler = Least::new(cost, &candidates);
         let mut counts = [0usize; 5];
         for _ in 0..4000 {
@@ -129,16 +124,10 @@ fn of_many_candidates_the_pick_is_among_the_least_loaded() {
 #[test]
 fn of_many_candidates_the_only_untried_one_is_found() {
     let candidates = targets(&[1; 200]);
-    let tried: Vec<_> = candidates[1..]
-        .iter()
-        .map(|target| target.address())
-        .collect();
+    let tried: Vec<_> = candidates[1..].iter().map(|target| target.address()).collect();
     let mut rng = fastrand::Rng::with_seed(3);
     for cost in [Cost::Outstanding, Cost::IdleFirst] {
         let scheduler = Least::new(cost, &candidates);
-        assert_eq!(
-            scheduler.pick(&candidates, &request(&tried), &mut rng),
-            Some(0)
-        );
+        assert_eq!(scheduler.pick(&candidates, &request(&tried), &mut rng), Some(0));
     }
 }

@@ -31,26 +31,17 @@ fn entries_of(table: &Maglev, candidates: usize) -> Vec<usize> {
 fn removing_one_endpoint_moves_few_clients_of_the_others() {
     // Never from one table size to another: that moves all, as documented.
     for count in [2, 3, 5, 10, 12, 40, 100, 102, 300, 1000] {
-        let bound = if count <= 300 {
-            CLIENTS as usize * 2 / count
-        } else {
-            CLIENTS as usize * 3 / 100
-        };
+        let bound =
+            if count <= 300 { CLIENTS as usize * 2 / count } else { CLIENTS as usize * 3 / 100 };
         let all = targets(&vec![1; count]);
         let before = homes(&all);
         for removed in [0, count / 2, count - 1] {
             let mut rest = all.clone();
             let gone = rest.remove(removed).address();
             let after = homes(&rest);
-            let kept = before
-                .iter()
-                .zip(&after)
-                .filter(|(before, _)| **before != gone);
+            let kept = before.iter().zip(&after).filter(|(before, _)| **before != gone);
             let moved = kept.filter(|(before, after)| before != after).count();
-            assert!(
-                moved < bound,
-                "{moved} of {CLIENTS} clients moved, {count} endpoints"
-            );
+            assert!(moved < bound, "{moved} of {CLIENTS} clients moved, {count} endpoints");
             assert!(!after.contains(&gone));
         }
     }
@@ -62,11 +53,7 @@ fn equal_endpoints_hold_equal_shares_of_the_table() {
         let table = Maglev::new(&targets(&vec![1; count]));
         let entries = entries_of(&table, count);
         let (least, most) = (entries.iter().min(), entries.iter().max());
-        assert!(
-            most.zip(least)
-                .is_some_and(|(most, least)| most - least <= 1),
-            "{entries:?}"
-        );
+        assert!(most.zip(least).is_some_and(|(most, least)| most - least <= 1), "{entries:?}");
     }
 }
 
@@ -75,10 +62,7 @@ fn clients_spread_over_equal_endpoints() {
     let candidates = targets(&[1; 8]);
     let homes = homes(&candidates);
     for target in &candidates {
-        let clients = homes
-            .iter()
-            .filter(|home| **home == target.address())
-            .count();
+        let clients = homes.iter().filter(|home| **home == target.address()).count();
         // 4 sigma of 20000 clients with a chance of 1/8 are 187; the table is off by 1 in 127.
         assert!(clients.abs_diff(2500) <= 187 + 20, "{clients}");
     }
@@ -86,19 +70,11 @@ fn clients_spread_over_equal_endpoints() {
 
 #[test]
 fn the_table_is_the_kernel_primes_and_small_for_small_services() {
-    for (count, size) in [
-        (1, 1021),
-        (10, 1021),
-        (11, 16381),
-        (100, 16381),
-        (101, 131071),
-    ] {
+    for (count, size) in [(1, 1021), (10, 1021), (11, 16381), (100, 16381), (101, 131071)] {
         assert_eq!(Maglev::new(&targets(&vec![1; count])).entries.len(), size);
     }
     for (_, size) in SIZES {
-        let divisor = (2..size)
-            .take_while(|n| n * n <= size)
-            .find(|n| size % n == 0);
+        let divisor = (2..size).take_while(|n| n * n <= size).find(|n| size % n == 0);
         assert_eq!(divisor, None, "{size} is not prime");
     }
 }
@@ -129,25 +105,16 @@ fn clients_of_a_failed_endpoint_go_to_several_others() {
         }
     }
     assert_eq!(gained[2], 0);
-    assert!(
-        [0, 1, 3, 4, 5].iter().all(|&index| gained[index] > 300),
-        "{gained:?}"
-    );
+    assert!([0, 1, 3, 4, 5].iter().all(|&index| gained[index] > 300), "{gained:?}");
 }
 
 #[test]
 fn the_last_untried_endpoint_is_found() {
     let candidates = targets(&[1; 300]);
-    let tried: Vec<_> = candidates[1..]
-        .iter()
-        .map(|target| target.address())
-        .collect();
+    let tried: Vec<_> = candidates[1..].iter().map(|target| target.address()).collect();
     let table = Maglev::new(&candidates);
     for number in 0..50 {
-        assert_eq!(
-            table.pick(&candidates, &request_of(client(number), &tried)),
-            Some(0)
-        );
+        assert_eq!(table.pick(&candidates, &request_of(client(number), &tried)), Some(0));
     }
     let all: Vec<_> = candidates.iter().map(|target| target.address()).collect();
     assert_eq!(table.pick(&candidates, &request_of(client(0), &all)), None);

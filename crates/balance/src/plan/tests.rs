@@ -12,10 +12,7 @@ fn plain(name: &str) -> ServicePort {
 }
 
 fn asking(name: &str, scheduler: &str) -> ServicePort {
-    ServicePort {
-        scheduler: Some(scheduler.into()),
-        ..plain(name)
-    }
+    ServicePort { scheduler: Some(scheduler.into()), ..plain(name) }
 }
 
 fn next(
@@ -23,10 +20,7 @@ fn next(
     services: &[&Arc<ServicePort>],
     default: SchedulerName,
 ) -> (Plan, Vec<Notice>) {
-    let services = services
-        .iter()
-        .map(|&service| Arc::clone(service))
-        .collect();
+    let services = services.iter().map(|&service| Arc::clone(service)).collect();
     plan.next(snapshot(plan.generation() + 1, services), default, start())
 }
 
@@ -51,20 +45,12 @@ fn a_plan_agrees_with_its_snapshot_on_every_address() {
         service
     };
     let mut both = plain("c");
-    both.cluster_ips
-        .push("2001:db8::c".parse().expect("an address"));
+    both.cluster_ips.push("2001:db8::c".parse().expect("an address"));
     let mut v6_only = plain("d");
     v6_only.cluster_ips = vec!["2001:db8::d".parse().expect("an address")];
     // "xa" claims the address of "a".
-    let services = [
-        plain("a"),
-        plain("xa"),
-        udp("b"),
-        both,
-        v6_only,
-        service("e", vec![]),
-    ]
-    .map(Arc::new);
+    let services =
+        [plain("a"), plain("xa"), udp("b"), both, v6_only, service("e", vec![])].map(Arc::new);
     let (table, conflicts) = Snapshot::new(1, services.to_vec());
     assert_eq!(conflicts.len(), 1);
     let (plan, _) = Plan::seeded(1).next(Arc::new(table), SchedulerName::Rr, start());
@@ -84,19 +70,11 @@ fn a_plan_agrees_with_its_snapshot_on_every_address() {
     assert_eq!(addresses, 6);
     let listed: Vec<_> = plan
         .virtual_servers()
-        .map(|server| {
-            (
-                server.service().name.service.name.to_string(),
-                server.family(),
-            )
-        })
+        .map(|server| (server.service().name.service.name.to_string(), server.family()))
         .collect();
     let v4 = |name: &str| (name.to_string(), Family::V4);
     let v6 = |name: &str| (name.to_string(), Family::V6);
-    assert_eq!(
-        listed,
-        [v4("a"), v4("c"), v6("c"), v6("d"), v4("e"), v4("xa")]
-    );
+    assert_eq!(listed, [v4("a"), v4("c"), v6("c"), v6("d"), v4("e"), v4("xa")]);
     for server in plan.virtual_servers() {
         let found = plan.get(&server.service().name, server.family());
         assert!(found.is_some_and(|found| Arc::ptr_eq(found, server)));
@@ -111,17 +89,10 @@ fn an_unchanged_service_has_the_same_virtual_server() {
     let changed = Arc::new(service("b", vec![endpoint(1)]));
     let (second, _) = next(&first, &[&a, &changed, &c], SchedulerName::Rr);
     for (name, same) in [("a", true), ("b", false), ("c", true)] {
-        assert_eq!(
-            Arc::ptr_eq(&server(&first, name), &server(&second, name)),
-            same,
-            "{name}"
-        );
+        assert_eq!(Arc::ptr_eq(&server(&first, name), &server(&second, name)), same, "{name}");
     }
     assert_eq!(second.generation(), 2);
-    assert!(
-        Arc::ptr_eq(&first.by_address, &second.by_address),
-        "no address changed"
-    );
+    assert!(Arc::ptr_eq(&first.by_address, &second.by_address), "no address changed");
 }
 
 #[test]
@@ -132,10 +103,7 @@ fn services_come_and_go_between_unchanged_ones() {
     for before in 0..1 << names.len() {
         for after in [0, 0b10101, 0b01010, 0b00111, 0b11100, 0b11111, before] {
             let of = |mask: i32| -> Vec<_> {
-                (0..names.len())
-                    .filter(|i| mask >> i & 1 == 1)
-                    .map(|i| &all[i])
-                    .collect()
+                (0..names.len()).filter(|i| mask >> i & 1 == 1).map(|i| &all[i]).collect()
             };
             let (first, _) = next(&Plan::seeded(1), &of(before), SchedulerName::Rr);
             let (second, _) = next(&first, &of(after), SchedulerName::Rr);
@@ -149,11 +117,7 @@ fn services_come_and_go_between_unchanged_ones() {
                     assert!(Arc::ptr_eq(was, is));
                 }
                 if let (Some(was), None) = (was, is) {
-                    assert!(
-                        was.targets()
-                            .iter()
-                            .all(|target| target.retired_at().is_some())
-                    );
+                    assert!(was.targets().iter().all(|target| target.retired_at().is_some()));
                 }
             }
         }
@@ -164,10 +128,7 @@ fn services_come_and_go_between_unchanged_ones() {
 fn a_changed_cluster_ip_is_found_and_the_old_one_is_not() {
     let a = Arc::new(plain("a"));
     let (first, _) = next(&Plan::seeded(1), &[&a], SchedulerName::Rr);
-    let moved = Arc::new(ServicePort {
-        port: 81,
-        ..plain("a")
-    });
+    let moved = Arc::new(ServicePort { port: 81, ..plain("a") });
     let (second, _) = next(&first, &[&moved], SchedulerName::Rr);
     assert!(second.lookup(a.cluster_ips[0], 80).is_none());
     let found = second.lookup(a.cluster_ips[0], 81).expect("it moved here");
@@ -180,13 +141,10 @@ fn a_family_that_is_gone_retires_its_endpoints() {
     both.endpoints.push(crate::testing::endpoint_v6(1));
     both.disposition.v6 = streamvs_table::Disposition::Balance;
     let v4 = Arc::new(both.clone());
-    both.cluster_ips
-        .push("2001:db8::a".parse().expect("an address"));
+    both.cluster_ips.push("2001:db8::a".parse().expect("an address"));
     let both = Arc::new(both);
     let (first, _) = next(&Plan::seeded(1), &[&both], SchedulerName::Rr);
-    let v6_server = first
-        .get(&both.name, Family::V6)
-        .expect("it has a ClusterIP");
+    let v6_server = first.get(&both.name, Family::V6).expect("it has a ClusterIP");
     let (second, _) = next(&first, &[&v4], SchedulerName::Rr);
     assert!(second.get(&both.name, Family::V6).is_none());
     assert_eq!(v6_server.targets()[0].retired_at(), Some(start()));
@@ -201,10 +159,7 @@ fn the_same_seed_makes_the_same_plan_and_another_one_does_not() {
         let server = server(&plan, "web");
         let mut rng = fastrand::Rng::with_seed(0);
         let request = crate::testing::request(&[]);
-        (0..20)
-            .filter_map(|_| server.pick(&request, &mut rng))
-            .map(|c| c.address())
-            .collect()
+        (0..20).filter_map(|_| server.pick(&request, &mut rng)).map(|c| c.address()).collect()
     };
     assert_eq!(order(1), order(1));
     assert_ne!(order(1), order(2));
@@ -240,14 +195,8 @@ fn a_changed_default_reaches_those_that_follow_it_and_leaves_the_others_as_they_
     assert!(Arc::ptr_eq(&server(&first, "b"), &server(&second, "b")));
     for name in ["a", "c"] {
         let (old, new) = (server(&first, name), server(&second, name));
-        assert_eq!(
-            (old.scheduler(), new.scheduler()),
-            (SchedulerName::Rr, SchedulerName::Sed)
-        );
-        assert!(
-            Arc::ptr_eq(&old.targets()[0], &new.targets()[0]),
-            "the load goes on"
-        );
+        assert_eq!((old.scheduler(), new.scheduler()), (SchedulerName::Rr, SchedulerName::Sed));
+        assert!(Arc::ptr_eq(&old.targets()[0], &new.targets()[0]), "the load goes on");
         assert_eq!(new.targets()[0].retired_at(), None);
     }
 }
@@ -257,11 +206,7 @@ fn an_unknown_scheduler_is_said_once_and_again_when_it_changes() {
     let wrong = Arc::new(asking("a", "best"));
     let unknown = |name: &str, default| {
         let service = wrong.name.service.clone();
-        vec![Notice::UnknownScheduler {
-            service,
-            name: name.into(),
-            default,
-        }]
+        vec![Notice::UnknownScheduler { service, name: name.into(), default }]
     };
     let (plan, notices) = next(&Plan::seeded(1), &[&wrong], SchedulerName::Rr);
     assert_eq!(notices, unknown("best", SchedulerName::Rr));
@@ -269,14 +214,8 @@ fn an_unknown_scheduler_is_said_once_and_again_when_it_changes() {
     // Nothing changed; then an endpoint did.
     let (plan, notices) = next(&plan, &[&wrong], SchedulerName::Rr);
     assert_eq!(notices, []);
-    let fewer = Endpoint {
-        zone: Some("b".into()),
-        ..endpoint(1)
-    };
-    let grown = Arc::new(ServicePort {
-        endpoints: vec![fewer],
-        ..asking("a", "best")
-    });
+    let fewer = Endpoint { zone: Some("b".into()), ..endpoint(1) };
+    let grown = Arc::new(ServicePort { endpoints: vec![fewer], ..asking("a", "best") });
     let (plan, notices) = next(&plan, &[&grown], SchedulerName::Rr);
     assert_eq!(notices, []);
 
@@ -289,11 +228,7 @@ fn an_unknown_scheduler_is_said_once_and_again_when_it_changes() {
     let (plan, notices) = next(&plan, &[&Arc::new(asking("a", "sed"))], SchedulerName::Lc);
     assert_eq!(notices, []);
     let (_, notices) = next(&plan, &[&other], SchedulerName::Lc);
-    assert_eq!(
-        notices,
-        unknown("fastest", SchedulerName::Lc),
-        "it had been right in between"
-    );
+    assert_eq!(notices, unknown("fastest", SchedulerName::Lc), "it had been right in between");
 }
 
 #[test]
@@ -318,22 +253,10 @@ fn a_service_of_several_ports_is_told_once() {
 
 #[test]
 fn affinity_is_announced_when_it_is_switched_on() {
-    let sticky = ServicePort {
-        affinity: Some(Duration::from_secs(10)),
-        ..plain("a")
-    };
-    let longer = ServicePort {
-        affinity: Some(Duration::from_secs(20)),
-        ..plain("a")
-    };
-    let pins = Notice::AffinityPinsStreams {
-        service: sticky.name.service.clone(),
-    };
-    let (plan, notices) = next(
-        &Plan::seeded(1),
-        &[&Arc::new(plain("a"))],
-        SchedulerName::Rr,
-    );
+    let sticky = ServicePort { affinity: Some(Duration::from_secs(10)), ..plain("a") };
+    let longer = ServicePort { affinity: Some(Duration::from_secs(20)), ..plain("a") };
+    let pins = Notice::AffinityPinsStreams { service: sticky.name.service.clone() };
+    let (plan, notices) = next(&Plan::seeded(1), &[&Arc::new(plain("a"))], SchedulerName::Rr);
     assert_eq!(notices, []);
     let (plan, notices) = next(&plan, &[&Arc::new(sticky)], SchedulerName::Rr);
     assert_eq!(notices, [pins]);
@@ -343,10 +266,7 @@ fn affinity_is_announced_when_it_is_switched_on() {
 
 #[test]
 fn a_degenerate_scheduler_is_announced_for_who_asked() {
-    let degenerate = |service| Notice::DegenerateScheduler {
-        service,
-        name: SchedulerName::Dh,
-    };
+    let degenerate = |service| Notice::DegenerateScheduler { service, name: SchedulerName::Dh };
     let asking = Arc::new(asking("a", "dh"));
     let (plan, notices) = next(&Plan::seeded(1), &[&asking], SchedulerName::Rr);
     assert_eq!(notices, [degenerate(Some(asking.name.service.clone()))]);
@@ -369,18 +289,12 @@ fn notices_name_the_service_and_what_runs() {
             "shop/web asks for the unknown scheduler \"best\", lc runs",
         ),
         (
-            Notice::DegenerateScheduler {
-                service: Some(name()),
-                name: SchedulerName::Lblc,
-            },
+            Notice::DegenerateScheduler { service: Some(name()), name: SchedulerName::Lblc },
             "shop/web asks for the scheduler lblc, which for a single address means one endpoint \
              for all, rr runs",
         ),
         (
-            Notice::DegenerateScheduler {
-                service: None,
-                name: SchedulerName::Dh,
-            },
+            Notice::DegenerateScheduler { service: None, name: SchedulerName::Dh },
             "the default scheduler is dh, which for a single address means one endpoint for all, \
              rr runs",
         ),

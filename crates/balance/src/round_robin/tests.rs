@@ -19,39 +19,21 @@ impl Rotation {
         let turns = AtomicU64::new(start / 3);
         let sequence = Sequence::weighted(&candidates);
         let scheduler = RoundRobin::new(sequence, &candidates, &turns, None, start);
-        Self {
-            candidates,
-            turns,
-            scheduler,
-        }
+        Self { candidates, turns, scheduler }
     }
 
     fn pick(&self, tried: &[usize]) -> Option<usize> {
-        let tried: Vec<_> = tried
-            .iter()
-            .map(|&i| self.candidates[i].address())
-            .collect();
-        self.scheduler
-            .pick(&self.candidates, &self.turns, &request(&tried))
+        let tried: Vec<_> = tried.iter().map(|&i| self.candidates[i].address()).collect();
+        self.scheduler.pick(&self.candidates, &self.turns, &request(&tried))
     }
 
     /// The next generation, with the candidates of these old indexes, in this order.
     fn change(self, stay: &[usize]) -> Self {
-        let candidates: Vec<_> = stay
-            .iter()
-            .map(|&i| Arc::clone(&self.candidates[i]))
-            .collect();
-        let predecessor = Predecessor {
-            scheduler: &self.scheduler,
-            candidates: &self.candidates,
-        };
+        let candidates: Vec<_> = stay.iter().map(|&i| Arc::clone(&self.candidates[i])).collect();
+        let predecessor = Predecessor { scheduler: &self.scheduler, candidates: &self.candidates };
         let sequence = Sequence::weighted(&candidates);
         let scheduler = RoundRobin::new(sequence, &candidates, &self.turns, Some(predecessor), 0);
-        Self {
-            candidates,
-            turns: self.turns,
-            scheduler,
-        }
+        Self { candidates, turns: self.turns, scheduler }
     }
 }
 
@@ -141,11 +123,7 @@ fn turns_are_exact_over_threads() {
             });
             let counts: Vec<_> = counts.into_iter().map(AtomicUsize::into_inner).collect();
             let (least, most) = (counts.iter().min(), counts.iter().max());
-            assert!(
-                most.zip(least)
-                    .is_some_and(|(most, least)| most - least <= 1),
-                "{counts:?}"
-            );
+            assert!(most.zip(least).is_some_and(|(most, least)| most - least <= 1), "{counts:?}");
             assert_eq!(counts.iter().sum::<usize>(), threads * each);
         }
     }
@@ -153,9 +131,8 @@ fn turns_are_exact_over_threads() {
 
 #[test]
 fn rotations_begin_at_different_places() {
-    let firsts: std::collections::BTreeSet<_> = (0..100)
-        .filter_map(|start| Rotation::new(&[1; 5], start * 7919).pick(&[]))
-        .collect();
+    let firsts: std::collections::BTreeSet<_> =
+        (0..100).filter_map(|start| Rotation::new(&[1; 5], start * 7919).pick(&[])).collect();
     assert_eq!(firsts.len(), 5);
 }
 
@@ -167,18 +144,12 @@ fn a_new_endpoint_takes_its_turn_where_it_stands() {
     let grown = {
         let mut candidates = rotation.candidates.clone();
         candidates.extend(targets(&[1; 9]).into_iter().skip(8));
-        let predecessor = Predecessor {
-            scheduler: &rotation.scheduler,
-            candidates: &rotation.candidates,
-        };
+        let predecessor =
+            Predecessor { scheduler: &rotation.scheduler, candidates: &rotation.candidates };
         let sequence = Sequence::weighted(&candidates);
         let scheduler =
             RoundRobin::new(sequence, &candidates, &rotation.turns, Some(predecessor), 0);
-        Rotation {
-            candidates,
-            turns: rotation.turns,
-            scheduler,
-        }
+        Rotation { candidates, turns: rotation.turns, scheduler }
     };
     let order: Vec<_> = (0..6).filter_map(|_| grown.pick(&[])).collect();
     assert_eq!(order, [1, 2, 0, 1, 2, 0]);

@@ -14,13 +14,8 @@ fn turns(sequence: &Sequence, range: std::ops::Range<u64>, candidates: usize) ->
 }
 
 fn reduced(weights: &[u16]) -> Vec<u64> {
-    let divisor = weights
-        .iter()
-        .fold(0, |gcd, w| greatest_common_divisor(gcd, u64::from(*w)));
-    weights
-        .iter()
-        .map(|weight| u64::from(*weight) / divisor)
-        .collect()
+    let divisor = weights.iter().fold(0, |gcd, w| greatest_common_divisor(gcd, u64::from(*w)));
+    weights.iter().map(|weight| u64::from(*weight) / divisor).collect()
 }
 
 proptest! {
@@ -114,8 +109,5 @@ fn the_largest_weights_neither_overflow_nor_take_memory() {
         assert!(sequence.at(turn) < weights.len());
     }
     let counted = turns(&sequence, 0..200_000, weights.len());
-    assert!(
-        counted.iter().all(|count| (97..=103).contains(count)),
-        "{counted:?}"
-    );
+    assert!(counted.iter().all(|count| (97..=103).contains(count)), "{counted:?}");
 }

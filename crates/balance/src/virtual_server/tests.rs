@@ -30,32 +30,18 @@ fn counts(choices: &[Choice]) -> BTreeMap<SocketAddr, usize> {
 #[test]
 fn every_scheduler_uses_all_candidates_and_only_them() {
     for &name in SchedulerName::ALL {
-        let endpoints = vec![
-            endpoint(1),
-            unready(2),
-            weighted(3, 0),
-            endpoint(4),
-            endpoint(5),
-        ];
+        let endpoints = vec![endpoint(1), unready(2), weighted(3, 0), endpoint(4), endpoint(5)];
         let (_, server) = plan_of(name, endpoints);
         assert_eq!(server.scheduler(), name);
         assert_eq!(server.targets().len(), 5);
         assert_eq!(server.usable().len(), 4);
         let mut rng = rng();
         let choices: Vec<_> = (0..200)
-            .map(|n| {
-                server
-                    .pick(&request_of(client(n), &[]), &mut rng)
-                    .expect("one is usable")
-            })
+            .map(|n| server.pick(&request_of(client(n), &[]), &mut rng).expect("one is usable"))
             .collect();
         let seen: BTreeSet<_> = counts(&choices).into_keys().collect();
         let all = [1, 4, 5].map(|n| endpoint(n).address);
-        let expected = if name == SchedulerName::Fo {
-            &all[..1]
-        } else {
-            &all[..]
-        };
+        let expected = if name == SchedulerName::Fo { &all[..1] } else { &all[..] };
         assert_eq!(seen, expected.iter().copied().collect(), "{name}");
     }
 }
@@ -73,14 +59,7 @@ fn every_scheduler_goes_on_to_what_was_not_tried() {
             }
             assert_eq!(tried.len(), 5, "{name} gave up early");
         }
-        assert_eq!(
-            server
-                .targets()
-                .iter()
-                .map(|target| target.outstanding())
-                .sum::<u32>(),
-            0
-        );
+        assert_eq!(server.targets().iter().map(|target| target.outstanding()).sum::<u32>(), 0);
     }
 }
 
@@ -98,9 +77,7 @@ fn every_scheduler_knows_no_answer_without_usable_endpoints() {
 fn every_scheduler_serves_a_single_endpoint() {
     for &name in SchedulerName::ALL {
         let (_, server) = plan_of(name, vec![endpoint(1)]);
-        let held: Vec<_> = (0..10)
-            .filter_map(|_| server.pick(&request(&[]), &mut rng()))
-            .collect();
+        let held: Vec<_> = (0..10).filter_map(|_| server.pick(&request(&[]), &mut rng())).collect();
         assert_eq!(held.len(), 10, "{name}");
         assert_eq!(server.targets()[0].active_streams(), 10);
     }
@@ -111,9 +88,8 @@ fn endpoints_that_all_have_weight_zero_share_as_equals() {
     for &name in SchedulerName::ALL {
         let (_, server) = plan_of(name, vec![weighted(1, 0), weighted(2, 0)]);
         let mut rng = rng();
-        let choices: Vec<_> = (0..100)
-            .filter_map(|n| server.pick(&request_of(client(n), &[]), &mut rng))
-            .collect();
+        let choices: Vec<_> =
+            (0..100).filter_map(|n| server.pick(&request_of(client(n), &[]), &mut rng)).collect();
         assert_eq!(choices.len(), 100, "{name}");
         let used = if name == SchedulerName::Fo { 1 } else { 2 };
         assert_eq!(counts(&choices).len(), used, "{name}");
@@ -125,10 +101,7 @@ fn a_weight_zero_endpoint_is_no_second_try() {
     for &name in SchedulerName::ALL {
         let (_, server) = plan_of(name, vec![endpoint(1), weighted(2, 0)]);
         let tried = [endpoint(1).address];
-        assert!(
-            server.pick(&request(&tried), &mut rng()).is_none(),
-            "{name}"
-        );
+        assert!(server.pick(&request(&tried), &mut rng()).is_none(), "{name}");
     }
 }
 
@@ -136,41 +109,27 @@ fn a_weight_zero_endpoint_is_no_second_try() {
 fn degenerate_names_run_rr() {
     for name in [SchedulerName::Dh, SchedulerName::Lblc, SchedulerName::Lblcr] {
         let (_, server) = plan_of(name, (0..3).map(endpoint).collect());
-        let choices: Vec<_> = (0..30)
-            .filter_map(|_| server.pick(&request(&[]), &mut rng()))
-            .collect();
-        assert_eq!(
-            counts(&choices).into_values().collect::<Vec<_>>(),
-            [10; 3],
-            "{name}"
-        );
+        let choices: Vec<_> =
+            (0..30).filter_map(|_| server.pick(&request(&[]), &mut rng())).collect();
+        assert_eq!(counts(&choices).into_values().collect::<Vec<_>>(), [10; 3], "{name}");
     }
 }
 
 #[test]
 fn random_keeps_within_four_sigma_of_the_weights() {
     let weights = [1u16, 1, 2, 4, 8];
-    let endpoints = weights
-        .iter()
-        .zip(0..)
-        .map(|(weight, n)| weighted(n, *weight))
-        .collect();
+    let endpoints = weights.iter().zip(0..).map(|(weight, n)| weighted(n, *weight)).collect();
     let (_, server) = plan_of(SchedulerName::Random, endpoints);
     let mut rng = rng();
     let picks = 16_000;
-    let choices: Vec<_> = (0..picks)
-        .filter_map(|_| server.pick(&request(&[]), &mut rng))
-        .collect();
+    let choices: Vec<_> = (0..picks).filter_map(|_| server.pick(&request(&[]), &mut rng)).collect();
     let counts = counts(&choices);
     for (number, weight) in (0..).zip(weights) {
         let chance = f64::from(weight) / 16.0;
         let sigma = (f64::from(picks) * chance * (1.0 - chance)).sqrt();
         let count = counts[&endpoint(number).address] as f64;
         let expected = f64::from(picks) * chance;
-        assert!(
-            (count - expected).abs() <= 4.0 * sigma,
-            "{weight}: {count} for {expected}"
-        );
+        assert!((count - expected).abs() <= 4.0 * sigma, "{weight}: {count} for {expected}");
     }
 }
 
@@ -207,18 +166,10 @@ fn rr_is_exact_over_threads_and_units() {
             let (server, all) = (&server, &all);
             scope.spawn(move || {
                 let mut rng = fastrand::Rng::with_seed(thread);
-                let unit = if thread % 2 == 0 {
-                    Unit::Stream
-                } else {
-                    Unit::Connection
-                };
-                let request = Request {
-                    unit,
-                    ..request(&[])
-                };
-                let mut mine: Vec<_> = (0..2501)
-                    .filter_map(|_| server.pick(&request, &mut rng))
-                    .collect();
+                let unit = if thread % 2 == 0 { Unit::Stream } else { Unit::Connection };
+                let request = Request { unit, ..request(&[]) };
+                let mut mine: Vec<_> =
+                    (0..2501).filter_map(|_| server.pick(&request, &mut rng)).collect();
                 all.lock().expect("nobody panicked").append(&mut mine);
             });
         }
@@ -226,29 +177,19 @@ fn rr_is_exact_over_threads_and_units() {
     let choices = all.into_inner().expect("nobody panicked");
     assert_eq!(choices.len(), 10_004);
     let counts = counts(&choices);
-    assert!(
-        counts.values().all(|count| [1429, 1430].contains(count)),
-        "{counts:?}"
-    );
+    assert!(counts.values().all(|count| [1429, 1430].contains(count)), "{counts:?}");
     for target in server.targets() {
         assert_eq!(target.outstanding() as usize, counts[&target.address()]);
     }
     drop(choices);
-    assert!(
-        server
-            .targets()
-            .iter()
-            .all(|target| target.outstanding() == 0)
-    );
+    assert!(server.targets().iter().all(|target| target.outstanding() == 0));
 }
 
 #[test]
 fn lc_goes_around_a_stuck_endpoint() {
     let (_, server) = plan_of(SchedulerName::Lc, (0..3).map(endpoint).collect());
     let mut rng = rng();
-    let stuck = server
-        .pick(&request(&[]), &mut rng)
-        .expect("three are idle");
+    let stuck = server.pick(&request(&[]), &mut rng).expect("three are idle");
     for _ in 0..100 {
         let choice = server.pick(&request(&[]), &mut rng).expect("two are idle");
         assert_ne!(choice.address(), stuck.address());
