@@ -18,8 +18,8 @@ use crate::{Family, Protocol, ServicePort, ServicePortName};
 #[derive(Clone, Default)]
 pub struct Snapshot {
     generation: u64,
-    services: Vec<Arc<ServicePort>>,
-    by_address: FxHashMap<(IpAddr, u16, Protocol), u32>,
+    services: Arc<[Arc<ServicePort>]>,
+    by_address: Arc<FxHashMap<(IpAddr, u16, Protocol), u32>>,
 }
 
 /// Two ServicePorts claim the same (ClusterIP, port, protocol); the second was left out of the
@@ -67,7 +67,29 @@ impl Snapshot {
                 }
             }
         }
-        (Self { generation, services, by_address }, conflicts)
+        let by_address = Arc::new(by_address);
+        (Self { generation, services: services.into(), by_address }, conflicts)
+    }
+
+    /// Builds the table of the generation after this one. Where no name and no address changed,
+    /// as when endpoints come and go, the lookup is shared with this table instead of being built
+    /// again; conflicts are then those of this table, and none are returned.
+    pub fn next(&self, services: Vec<Arc<ServicePort>>) -> (Self, Option<Vec<Conflict>>) {
+        let generation = self.generation + 1;
+        let same_place = |(new, old): (&Arc<ServicePort>, &Arc<ServicePort>)| {
+            Arc::ptr_eq(new, old)
+                || (new.name == old.name
+                    && new.port == old.port
+                    && new.cluster_ips == old.cluster_ips)
+        };
+        if services.len() == self.services.len()
+            && services.iter().zip(self.services()).all(same_place)
+        {
+            let by_address = Arc::clone(&self.by_address);
+            return (Self { generation, services: services.into(), by_address }, None);
+        }
+        let (next, conflicts) = Self::new(generation, services);
+        (next, Some(conflicts))
     }
 
     /// Counts up with each published change; 0 is the empty table before the first.
@@ -107,7 +129,7 @@ impl Snapshot {
             assert_eq!(service.port, port);
             assert_eq!(service.name.protocol, protocol);
         }
-        for service in &self.services {
+        for service in self.services() {
             assert!(
                 service.endpoints.is_sorted_by(|a, b| a.address < b.address),
                 "endpoints of {} out of order",
@@ -126,7 +148,10 @@ impl fmt::Debug for Snapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Snapshot")
             .field("generation", &self.generation)
-            .field("services", &self.services)
+            .field("services", &self.services())
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

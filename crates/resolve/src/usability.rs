@@ -1,0 +1,92 @@
+//! Which endpoints of one family this node uses for traffic to the ClusterIP, and why.
+//!
+//! One pure function of the joined endpoints, the policy and this node's zone:
+//!
+//! | policy | first | only if that is empty | if both are |
+//! | --- | --- | --- | --- |
+//! | Cluster | ready, narrowed by topology | serving and terminating, topology ignored | reject |
+//! | Local | ready and on this node | serving and terminating, on this node | drop if another node has a usable one, else reject |
+//!
+//! Source: KEP-1669, KEP-2086, kube-proxy's CategorizeEndpoints. Topology is never applied under
+//! Local.
+
+use streamvs_table::{Disposition, TrafficPolicy, Usability};
+
+use crate::slices::Candidate;
+use crate::topology::{NodeHint, Topology};
+
+/// The decision for one family of one ServicePort; [`Decision::of`] says what it means for each
+/// endpoint.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Decision<'a> {
+    policy: TrafficPolicy,
+    /// An endpoint the policy allows is ready.
+    any_ready: bool,
+    topology: Topology,
+    zone: Option<&'a str>,
+}
+
+impl<'a> Decision<'a> {
+    pub(crate) fn new(
+        candidates: &[Candidate<'_>],
+        policy: TrafficPolicy,
+        zone: Option<&'a str>,
+    ) -> Self {
+        let ready = || candidates.iter().filter(|candidate| candidate.facts.conditions.ready);
+        let (any_ready, topology) = match policy {
+            TrafficPolicy::Cluster => (
+                ready().next().is_some(),
+                Topology::of(ready().map(|candidate| &candidate.facts.hints), zone),
+            ),
+            TrafficPolicy::Local => {
+                (ready().any(|candidate| candidate.facts.local), Topology::Everywhere)
+            }
+        };
+        Self { policy, any_ready, topology, zone }
+    }
+
+    /// Whether an endpoint of those decided over is used.
+    pub(crate) fn of(&self, candidate: &Candidate<'_>) -> Usability {
+        let facts = candidate.facts;
+        if self.policy == TrafficPolicy::Local && !facts.local {
+            return Usability::NotLocal;
+        }
+        if facts.conditions.ready {
+            return match self.topology {
+                Topology::Everywhere => Usability::Ready,
+                Topology::SameNode if facts.hints.node == NodeHint::This => Usability::SameNode,
+                Topology::SameNode => Usability::HintedToOtherNode,
+                Topology::SameZone if facts.hints.names_zone(self.zone) => Usability::SameZone,
+                Topology::SameZone => Usability::HintedToOtherZone,
+            };
+        }
+        if self.any_ready && facts.conditions.terminating {
+            Usability::Terminating
+        } else if !self.any_ready && facts.conditions.is_fallback() {
+            Usability::TerminatingFallback
+        } else {
+            Usability::NotReady
+        }
+    }
+
+    /// What happens to a new connection, given whether any endpoint came out usable.
+    pub(crate) fn disposition(
+        &self,
+        candidates: &[Candidate<'_>],
+        any_usable: bool,
+    ) -> Disposition {
+        let usable_elsewhere = || {
+            candidates
+                .iter()
+                .map(|candidate| candidate.facts.conditions)
+                .any(|conditions| conditions.ready || conditions.is_fallback())
+        };
+        if any_usable {
+            Disposition::Balance
+        } else if self.policy == TrafficPolicy::Local && usable_elsewhere() {
+            Disposition::Drop
+        } else {
+            Disposition::Reject
+        }
+    }
+}
