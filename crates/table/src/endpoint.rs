@@ -96,3 +96,31 @@ impl fmt::Display for Usability {
         f.write_str(self.as_str())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn used_and_unused_are_told_apart_and_each_has_its_own_reason() {
+        let used = [
+            Usability::Ready,
+            Usability::SameNode,
+            Usability::SameZone,
+            Usability::TerminatingFallback,
+        ];
+        let unused = [
+            Usability::NotReady,
+            Usability::Terminating,
+            Usability::HintedToOtherNode,
+            Usability::HintedToOtherZone,
+            Usability::NotLocal,
+        ];
+        assert!(used.iter().all(|usability| usability.usable()));
+        assert!(!unused.iter().any(|usability| usability.usable()));
+        let reasons: BTreeSet<_> = used.iter().chain(&unused).map(Usability::to_string).collect();
+        assert_eq!(reasons.len(), used.len() + unused.len());
+    }
+}

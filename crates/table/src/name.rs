@@ -130,3 +130,47 @@ impl fmt::Display for Family {
         f.write_str(self.as_str())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(service: &str, port: &str, protocol: Protocol) -> ServicePortName {
+        ServicePortName { service: ServiceName::new("shop", service), port: port.into(), protocol }
+    }
+
+    #[test]
+    fn names_are_shown_as_kube_proxy_shows_them() {
+        assert_eq!(name("web", "http", Protocol::Tcp).to_string(), "shop/web:http");
+        assert_eq!(name("web", "", Protocol::Tcp).to_string(), "shop/web");
+        assert_eq!(format!("{:?}", name("dns", "dns", Protocol::Udp)), "shop/dns:dns/UDP");
+    }
+
+    #[test]
+    fn ports_of_a_service_stand_together_in_order() {
+        let mut names = [
+            name("b", "a", Protocol::Tcp),
+            name("a", "z", Protocol::Tcp),
+            name("ab", "a", Protocol::Tcp),
+            name("a", "b", Protocol::Udp),
+            name("a", "b", Protocol::Tcp),
+        ];
+        names.sort();
+        let shown: Vec<_> = names.iter().map(|name| format!("{name:?}")).collect();
+        assert_eq!(
+            shown,
+            ["shop/a:b/TCP", "shop/a:b/UDP", "shop/a:z/TCP", "shop/ab:a/TCP", "shop/b:a/TCP"]
+        );
+    }
+
+    #[test]
+    fn a_mapped_address_counts_as_the_family_it_is_written_in() {
+        for (address, family) in [
+            ("192.0.2.1", Family::V4),
+            ("2001:db8::1", Family::V6),
+            ("::ffff:192.0.2.1", Family::V6),
+        ] {
+            assert_eq!(Family::of(address.parse().expect("an address")), family);
+        }
+    }
+}

@@ -60,3 +60,6 @@ impl<T> fmt::Debug for Reader<T> {
         f.debug_struct("Reader").finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;
