@@ -49,6 +49,10 @@ fn service(name: ServicePortName, port: u16, cluster_ips: Vec<IpAddr>) -> Servic
     }
 }
 
+fn service_at(service_name: &str, port: u16, cluster_ips: Vec<IpAddr>) -> ServicePort {
+    service(name(service_name, "p", Protocol::Tcp), port, cluster_ips)
+}
+
 fn web() -> ServicePort {
     service(name("web", "http", Protocol::Tcp), 80, vec![ip(1), v6(1)])
 }
@@ -197,6 +201,43 @@ fn endpoints_and_cluster_ips_are_told_apart_by_family() {
     assert_eq!(web.cluster_ip(Family::V6), Some(v6(1)));
     web.cluster_ips.pop();
     assert_eq!(web.cluster_ip(Family::V6), None);
+}
+
+#[test]
+fn the_next_table_is_the_one_built_from_scratch() {
+    let p = |service: &str, port, last| {
+        Arc::new(service_at(service, port, vec![ip(last), v6(last.into())]))
+    };
+    let (a, b, c) = (p("a", 80, 1), p("b", 80, 2), p("c", 80, 3));
+    let grown = Arc::new(ServicePort {
+        endpoints: vec![endpoint(1, Usability::Ready)],
+        disposition: PerFamily { v4: Disposition::Balance, v6: Disposition::Reject },
+        ..service_at("b", 80, vec![ip(2), v6(2)])
+    });
+    let (old, _) = Snapshot::new(7, vec![Arc::clone(&a), Arc::clone(&b), Arc::clone(&c)]);
+    for (why, services, shares) in [
+        ("nothing changed", vec![&a, &b, &c], true),
+        ("an endpoint came", vec![&a, &grown, &c], true),
+        ("one is gone", vec![&a, &c], false),
+        ("one is new", vec![&a, &b, &c, &p("d", 80, 4)], false),
+        ("a port changed", vec![&a, &p("b", 81, 2), &c], false),
+        ("an address changed", vec![&a, &p("b", 80, 9), &c], false),
+        ("a name changed", vec![&a, &p("bb", 80, 2), &c], false),
+        ("an address is disputed now", vec![&a, &p("b", 80, 1), &c], false),
+        ("two changed places", vec![&p("a", 80, 2), &p("b", 80, 1), &c], false),
+        ("unsorted", vec![&c, &b, &a], false),
+    ] {
+        let services: Vec<_> = services.into_iter().map(Arc::clone).collect();
+        let (next, conflicts) = old.next(services.clone());
+        let (scratch, scratch_conflicts) = Snapshot::new(8, services);
+        next.check_invariants();
+        assert_eq!(next.generation(), 8, "{why}");
+        assert_eq!(Arc::ptr_eq(&next.by_address, &old.by_address), shares, "{why}");
+        assert_eq!(next.by_address, scratch.by_address, "{why}");
+        assert!(next.services().iter().zip(scratch.services()).all(|(a, b)| Arc::ptr_eq(a, b)));
+        assert_eq!(next.services().len(), scratch.services().len(), "{why}");
+        assert_eq!(conflicts, (!shares).then_some(scratch_conflicts), "{why}");
+    }
 }
 
 // --- check_invariants finds what it is there to find --------------------------------------------
