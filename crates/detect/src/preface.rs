@@ -21,10 +21,6 @@ impl PrefaceMatcher {
             return Match::Mismatch;
         }
         self.matched += compared;
-        if self.matched == PREFACE.len() {
-            Match::Whole
-        } else {
-            Match::Partial
-        }
+        if self.matched == PREFACE.len() { Match::Whole } else { Match::Partial }
     }
 }

@@ -19,9 +19,7 @@ pub struct ClientHello {
 pub fn client_hello(octets: &[u8]) -> Option<ClientHello> {
     let is_tls =
         octets.len() >= 3 && octets[0] == u8::from(TlsRecordType::Handshake) && octets[1] == 3;
-    is_tls.then(|| ClientHello {
-        offers_h2: offers_h2(octets).unwrap_or(false),
-    })
+    is_tls.then(|| ClientHello { offers_h2: offers_h2(octets).unwrap_or(false) })
 }
 
 fn offers_h2(octets: &[u8]) -> Option<bool> {
@@ -75,16 +73,9 @@ mod tests {
     fn alpn_h2_is_reported() {
         let offer = hello(&[b"http/1.1", b"h2"]);
         assert_eq!(client_hello(&offer), Some(ClientHello { offers_h2: true }));
-        assert_eq!(
-            client_hello(&hello(&[b"http/1.1"])),
-            Some(ClientHello { offers_h2: false })
-        );
+        assert_eq!(client_hello(&hello(&[b"http/1.1"])), Some(ClientHello { offers_h2: false }));
         let cut = &offer[..offer.len() - 4];
-        assert_eq!(
-            client_hello(cut),
-            Some(ClientHello { offers_h2: false }),
-            "cut short"
-        );
+        assert_eq!(client_hello(cut), Some(ClientHello { offers_h2: false }), "cut short");
     }
 
     #[test]

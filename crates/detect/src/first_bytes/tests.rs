@@ -37,24 +37,12 @@ fn first_octet_that_differs_is_tcp() {
     for (name, octets, after) in [
         ("HTTP/1.1 GET", &b"GET / HTTP/1.1\r\n"[..], 1),
         ("HTTP/1.1 POST shares a letter", b"POST / HTTP/1.1\r\n", 2),
-        (
-            "PRI with another version",
-            b"PRI * HTTP/2.1\r\n\r\nSM\r\n\r\n",
-            14,
-        ),
+        ("PRI with another version", b"PRI * HTTP/2.1\r\n\r\nSM\r\n\r\n", 14),
         ("TLS ClientHello", b"\x16\x03\x01\x02\x00", 1),
         ("Redis", b"*1\r\n$4\r\nPING\r\n", 1),
-        (
-            "last octet of the preface differs",
-            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\rX",
-            24,
-        ),
+        ("last octet of the preface differs", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\rX", 24),
     ] {
-        assert_eq!(
-            client_verdict(octets),
-            (Some(Protocol::Tcp), after),
-            "{name}"
-        );
+        assert_eq!(client_verdict(octets), (Some(Protocol::Tcp), after), "{name}");
     }
 }
 
@@ -64,21 +52,14 @@ fn endpoint_that_sends_settings_first_decides_nothing() {
         ("empty SETTINGS", &[0, 0, 0, 4, 0, 0, 0, 0, 0][..]),
         (
             "grpc-go: one setting, then WINDOW_UPDATE",
-            &[
-                0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 5, 0, 0, 64, 0, 0, 0, 4, 8, 0, 0, 0, 0, 0, 0, 15, 0,
-                1,
-            ],
+            &[0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 5, 0, 0, 64, 0, 0, 0, 4, 8, 0, 0, 0, 0, 0, 0, 15, 0, 1],
         ),
     ] {
         assert_eq!(endpoint_verdict(octets), (None, octets.len()), "{name}");
         let mut first = FirstBytes::default();
         assert_eq!(first.endpoint(octets), None);
         assert!(first.endpoint_settled());
-        assert_eq!(
-            first.client(PREFACE),
-            Some(Protocol::Http2),
-            "{name}: client decides"
-        );
+        assert_eq!(first.client(PREFACE), Some(Protocol::Http2), "{name}: client decides");
     }
 }
 
@@ -88,29 +69,13 @@ fn endpoint_that_speaks_first_is_tcp() {
         ("MariaDB greeting", &[0x5b, 0, 0, 0, 0x0a, b'5'][..], 1),
         ("SMTP", b"220 mx.example ESMTP\r\n", 1),
         ("SSH", b"SSH-2.0-OpenSSH_9.2\r\n", 1),
-        (
-            "a frame that is not SETTINGS",
-            &[0, 0, 8, 6, 0, 0, 0, 0, 0],
-            3,
-        ),
-        (
-            "SETTINGS length not a multiple of six",
-            &[0, 0, 7, 4, 0, 0, 0, 0, 0],
-            3,
-        ),
+        ("a frame that is not SETTINGS", &[0, 0, 8, 6, 0, 0, 0, 0, 0], 3),
+        ("SETTINGS length not a multiple of six", &[0, 0, 7, 4, 0, 0, 0, 0, 0], 3),
         ("SETTINGS acknowledgement", &[0, 0, 0, 4, 1, 0, 0, 0, 0], 5),
         ("SETTINGS on a stream", &[0, 0, 0, 4, 0, 0, 0, 0, 1], 9),
-        (
-            "too long for a first frame",
-            &[0, 0x40, 2, 4, 0, 0, 0, 0, 0],
-            3,
-        ),
+        ("too long for a first frame", &[0, 0x40, 2, 4, 0, 0, 0, 0, 0], 3),
     ] {
-        assert_eq!(
-            endpoint_verdict(octets),
-            (Some(Protocol::Tcp), after),
-            "{name}"
-        );
+        assert_eq!(endpoint_verdict(octets), (Some(Protocol::Tcp), after), "{name}");
     }
 }
 

@@ -1,0 +1,82 @@
+//! The listening sockets, one a worker.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+
+use crate::limits;
+
+/// A bound listening socket that has not been given to a runtime yet.
+#[derive(Debug)]
+pub struct Listener {
+    pub(crate) socket: std::net::TcpListener,
+}
+
+impl Listener {
+    /// The bound address.
+    ///
+    /// # Errors
+    /// As getsockname(2).
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.socket.local_addr()
+    }
+}
+
+/// Binds `count` listeners to one port on all addresses of both families; the kernel spreads the
+/// connections over them (SO_REUSEPORT), so that each stays on the worker that accepted it.
+///
+/// REDIRECT sends a connection to the address of the interface it came in by, so that all
+/// addresses are needed; `capture` keeps strangers out. Accepted sockets inherit TCP_NODELAY,
+/// keepalive and TCP_USER_TIMEOUT, which costs no system call for each.
+///
+/// # Errors
+/// The port is taken, or sockets are forbidden. Without IPv6 in the kernel, IPv4 alone is bound.
+pub fn bind(port: u16, count: usize) -> io::Result<Vec<Listener>> {
+    let first = bind_one(port)?;
+    let port = first.local_addr()?.port();
+    let mut listeners = vec![first];
+    for _ in 1..count {
+        listeners.push(bind_one(port)?);
+    }
+    Ok(listeners)
+}
+
+fn bind_one(port: u16) -> io::Result<Listener> {
+    let socket = match dual_stack(port) {
+        Err(error) if lacks_ipv6(&error) => {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
+            listen(&socket, (Ipv4Addr::UNSPECIFIED, port).into())?;
+            socket
+        }
+        bound => bound?,
+    };
+    Ok(Listener { socket: socket.into() })
+}
+
+fn dual_stack(port: u16) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::IPV6, Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_only_v6(false)?;
+    listen(&socket, (Ipv6Addr::UNSPECIFIED, port).into())?;
+    Ok(socket)
+}
+
+fn lacks_ipv6(error: &io::Error) -> bool {
+    // EAFNOSUPPORT where the kernel has no IPv6, EADDRNOTAVAIL where it is disabled by sysctl.
+    error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(97)
+}
+
+fn listen(socket: &Socket, address: SocketAddr) -> io::Result<()> {
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.set_nonblocking(true)?;
+    let options = SockRef::from(socket);
+    options.set_tcp_nodelay(true)?;
+    let keepalive = Duration::from_secs(30);
+    options
+        .set_tcp_keepalive(&TcpKeepalive::new().with_time(keepalive).with_interval(keepalive))?;
+    options.set_tcp_user_timeout(Some(Duration::from_secs(60)))?;
+    socket.bind(&address.into())?;
+    socket.listen(limits::BACKLOG as i32)
+}

@@ -1,0 +1,185 @@
+//! A connection before its protocol is known.
+//!
+//! The client's first bytes and the endpoint's are awaited together. An endpoint is dialled
+//! without waiting for either, because a plain connection would get the same one anyway; so a
+//! protocol in which the server speaks first starts as fast as without us, and no timer has to
+//! guess.
+
+use std::future::pending;
+use std::io;
+use std::pin::Pin;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use streamvs_detect::{FirstBytes, Protocol};
+use streamvs_relay::connect::{Dialled, Dialler, NoEndpoint};
+use streamvs_relay::{Route, Worker};
+use tokio::net::TcpStream;
+use tokio::time::Sleep;
+
+use crate::limits;
+
+/// What is known once the protocol is.
+pub(crate) struct Opened {
+    pub(crate) protocol: Protocol,
+    /// What the client has sent.
+    pub(crate) from_client: Bytes,
+    /// What the endpoint has sent; empty unless it is connected.
+    pub(crate) from_endpoint: Bytes,
+    /// How far the early dial has come.
+    pub(crate) upstream: Upstream,
+}
+
+/// An endpoint for a plain connection, dialled early.
+pub(crate) enum Upstream {
+    /// Not before this.
+    Delayed(Pin<Box<Sleep>>),
+    /// On the way.
+    Dialling(Dialler),
+    /// There.
+    Connected(Dialled),
+}
+
+/// Why a connection ended before its protocol was known.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The client's socket failed.
+    Downstream(io::Error),
+    /// The endpoint reset the connection before it said anything.
+    Upstream(io::Error),
+    /// No endpoint accepted.
+    NoEndpoint(NoEndpoint),
+}
+
+enum Event {
+    Connected,
+    Readable,
+}
+
+impl Upstream {
+    pub(crate) fn new(delay: Duration) -> Self {
+        if delay.is_zero() {
+            Self::Dialling(Dialler::default())
+        } else {
+            Self::Delayed(Box::pin(tokio::time::sleep(delay)))
+        }
+    }
+
+    /// Connects, whatever was awaited until now.
+    pub(crate) async fn connected(
+        self,
+        worker: &Worker,
+        route: &Route,
+    ) -> Result<Dialled, NoEndpoint> {
+        match self {
+            Self::Delayed(_) => Dialler::default().run(worker, route).await,
+            Self::Dialling(mut dialler) => dialler.run(worker, route).await,
+            Self::Connected(dialled) => Ok(dialled),
+        }
+    }
+
+    /// The next thing that happens on the endpoint's side. Cancel safe.
+    async fn event(
+        &mut self,
+        worker: &Worker,
+        route: &Route,
+        silent: bool,
+    ) -> Result<Event, Failure> {
+        if let Self::Delayed(sleep) = self {
+            sleep.await;
+            *self = Self::Dialling(Dialler::default());
+        }
+        match self {
+            Self::Dialling(dialler) => {
+                let dialled = dialler.run(worker, route).await.map_err(Failure::NoEndpoint)?;
+                *self = Self::Connected(dialled);
+                Ok(Event::Connected)
+            }
+            Self::Connected(dialled) if !silent => {
+                dialled.socket.readable().await.map_err(Failure::Upstream)?;
+                Ok(Event::Readable)
+            }
+            Self::Connected(_) | Self::Delayed(_) => pending().await,
+        }
+    }
+}
+
+/// Watches both sides until one of them settles the protocol.
+pub(crate) async fn open(
+    worker: &Worker,
+    route: &Route,
+    downstream: &TcpStream,
+    delay: Duration,
+) -> Result<Opened, Failure> {
+    let mut first = FirstBytes::default();
+    let mut from_client = BytesMut::new();
+    let mut from_endpoint = BytesMut::new();
+    // One turn of the event loop: what the client has sent already is known then, and a client
+    // that has sent its preface needs no early dial.
+    tokio::task::yield_now().await;
+    let mut upstream = Upstream::new(delay);
+    let protocol = loop {
+        match read(worker, downstream, &mut from_client).map_err(Failure::Downstream)? {
+            Read::Bytes(start) => {
+                if let Some(protocol) = first.client(&from_client[start..]) {
+                    break protocol;
+                }
+                continue;
+            }
+            // The client has nothing more to say, so it is not HTTP/2.
+            Read::End => break Protocol::Tcp,
+            Read::Nothing => {}
+        }
+        tokio::select! {
+            biased;
+            readable = downstream.readable() => {
+                readable.map_err(Failure::Downstream)?;
+            }
+            event = upstream.event(worker, route, first.endpoint_settled()) => {
+                let Event::Readable = event? else { continue };
+                let Upstream::Connected(dialled) = &upstream else { continue };
+                match read(worker, &dialled.socket, &mut from_endpoint)
+                    .map_err(Failure::Upstream)?
+                {
+                    Read::Bytes(start) => {
+                        if let Some(protocol) = first.endpoint(&from_endpoint[start..]) {
+                            break protocol;
+                        }
+                    }
+                    Read::End => break Protocol::Tcp,
+                    Read::Nothing => {}
+                }
+            }
+        }
+    };
+    Ok(Opened {
+        protocol,
+        from_client: from_client.freeze(),
+        from_endpoint: from_endpoint.freeze(),
+        upstream,
+    })
+}
+
+enum Read {
+    /// Appended from this index on.
+    Bytes(usize),
+    End,
+    Nothing,
+}
+
+/// Reads what there is, once.
+fn read(worker: &Worker, socket: &TcpStream, into: &mut BytesMut) -> io::Result<Read> {
+    worker.with_buffer(|buffer| {
+        let buffer = &mut buffer[..limits::FIRST_READ_OCTETS];
+        match socket.try_read(buffer) {
+            Ok(0) => Ok(Read::End),
+            Ok(count) => {
+                let start = into.len();
+                into.extend_from_slice(&buffer[..count]);
+                Ok(Read::Bytes(start))
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Read::Nothing),
+            Err(error) => Err(error),
+        }
+    })
+}

@@ -1,0 +1,21 @@
+//! Where a captured connection was going.
+
+use std::io;
+use std::net::SocketAddr;
+
+use tokio::net::TcpStream;
+
+/// Recovers the destination that the client asked for. `capture` knows how; a test says so itself.
+pub trait OriginalDestination: Send {
+    /// The destination before the redirect, IPv4-mapped addresses unmapped.
+    ///
+    /// # Errors
+    /// The kernel has no translation for this connection.
+    fn of(&self, socket: &TcpStream) -> io::Result<SocketAddr>;
+}
+
+impl<F: Fn(&TcpStream) -> io::Result<SocketAddr> + Send> OriginalDestination for F {
+    fn of(&self, socket: &TcpStream) -> io::Result<SocketAddr> {
+        self(socket)
+    }
+}

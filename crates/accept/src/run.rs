@@ -1,0 +1,156 @@
+//! One worker: its accept loop, its connections, and its orderly end.
+
+use std::cell::Cell;
+use std::fmt;
+use std::io;
+use std::rc::Rc;
+use std::time::Instant;
+
+use streamvs_balance::Plan;
+use streamvs_relay::h2::Drain;
+use streamvs_relay::{Options, Worker};
+use streamvs_table::publish::Reader;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+use tokio::task::LocalSet;
+
+use crate::connection;
+use crate::limits;
+use crate::listener::Listener;
+use crate::original_dst::OriginalDestination;
+use crate::record::{OnRefused, RefusalReason};
+
+/// What a worker needs to run.
+pub struct Config {
+    /// Its own listening socket.
+    pub listener: Listener,
+    /// The table.
+    pub plan: Reader<Plan>,
+    /// How captured connections tell where they were going.
+    pub original_dst: Box<dyn OriginalDestination>,
+    /// What an operator may set for the relay.
+    pub relay: Options,
+    /// Connections this worker serves at once; more are reset. Each takes two descriptors.
+    pub max_connections: usize,
+    /// Told of each refused connection.
+    pub on_refused: OnRefused,
+    /// Turns true when the worker shall end.
+    pub drain: Drain,
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config")
+            .field("listener", &self.listener)
+            .field("relay", &self.relay)
+            .field("max_connections", &self.max_connections)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What the connections of a worker share.
+pub(crate) struct Shared {
+    pub(crate) worker: Rc<Worker>,
+    pub(crate) original_dst: Box<dyn OriginalDestination>,
+    pub(crate) on_refused: OnRefused,
+    pub(crate) drain: Drain,
+    open_count: Cell<usize>,
+    all_closed: Notify,
+}
+
+/// Counts a connection as open until it is dropped.
+struct Open(Rc<Shared>);
+
+impl Open {
+    fn new(shared: &Rc<Shared>) -> Self {
+        shared.open_count.set(shared.open_count.get() + 1);
+        Self(Rc::clone(shared))
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        let open_count = self.0.open_count.get() - 1;
+        self.0.open_count.set(open_count);
+        if open_count == 0 {
+            self.0.all_closed.notify_one();
+        }
+    }
+}
+
+/// Runs a worker on this thread, which must be inside a `current_thread` runtime. When `drain`
+/// turns true it stops accepting, and ends when its last connection has; the caller owns the
+/// deadline.
+///
+/// # Errors
+/// The listener cannot be registered with the runtime. A failing accept(2) is not an error: it is
+/// logged, and accepting goes on after a pause.
+pub async fn run(config: Config) -> io::Result<()> {
+    let local = LocalSet::new();
+    local.run_until(accept_until_drained(config)).await
+}
+
+async fn accept_until_drained(config: Config) -> io::Result<()> {
+    let listener = TcpListener::from_std(config.listener.socket)?;
+    let shared = Rc::new(Shared {
+        worker: Rc::new(Worker::new(config.relay, config.plan)),
+        original_dst: config.original_dst,
+        on_refused: config.on_refused,
+        drain: config.drain,
+        open_count: Cell::new(0),
+        all_closed: Notify::new(),
+    });
+    // Ends with the LocalSet.
+    tokio::task::spawn_local(reap(Rc::clone(&shared.worker)));
+
+    let mut drain = shared.drain.clone();
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            _ = drain.wait_for(|draining| *draining) => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((socket, client)) => {
+                let socket = match admit_one(&shared, socket, config.max_connections) {
+                    Some(socket) => socket,
+                    None => continue,
+                };
+                let (open, shared) = (Open::new(&shared), Rc::clone(&shared));
+                // Bounded by max_connections; awaited through Open when draining.
+                tokio::task::spawn_local(async move {
+                    connection::serve(shared, socket, client).await;
+                    drop(open);
+                });
+            }
+            // The client gave up before it was accepted.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) => {
+                tracing::warn!(error = %error, "cannot accept, pausing");
+                tokio::time::sleep(limits::ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    drop(listener);
+    while shared.open_count.get() > 0 {
+        shared.all_closed.notified().await;
+    }
+    Ok(())
+}
+
+fn admit_one(shared: &Shared, socket: TcpStream, max_connections: usize) -> Option<TcpStream> {
+    if shared.open_count.get() < max_connections {
+        return Some(socket);
+    }
+    (shared.on_refused)(RefusalReason::Limit);
+    streamvs_relay::connect::reset_on_drop(&socket);
+    None
+}
+
+async fn reap(worker: Rc<Worker>) {
+    let mut interval = tokio::time::interval(limits::REAP_INTERVAL);
+    loop {
+        interval.tick().await;
+        worker.pool().reap(Instant::now(), streamvs_relay::h2::settings::UPSTREAM_IDLE);
+    }
+}

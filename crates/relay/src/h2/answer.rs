@@ -1,0 +1,80 @@
+//! Answers we make ourselves, in the words the client understands.
+
+use bytes::Bytes;
+use h2::server::SendResponse;
+use http::header::{CONTENT_TYPE, HeaderValue};
+use http::{HeaderMap, Response, StatusCode};
+
+/// `UNAVAILABLE`: clients may try again (gRPC status codes).
+const GRPC_UNAVAILABLE: &str = "14";
+
+/// The request is gRPC (gRPC over HTTP/2, "Content-Type").
+pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// Answers that no endpoint can serve the request: for gRPC trailers-only with `grpc-status: 14`,
+/// else `status` with the message as text. A client that is gone already is no error.
+pub(super) fn unavailable(
+    respond: &mut SendResponse<Bytes>,
+    grpc: bool,
+    status: StatusCode,
+    message: &str,
+) {
+    let mut response = Response::new(());
+    if grpc {
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        response.headers_mut().extend(unavailable_trailers(message));
+        let _ = respond.send_response(response, true);
+        return;
+    }
+    *response.status_mut() = status;
+    let text = HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(CONTENT_TYPE, text);
+    if let Ok(mut body) = respond.send_response(response, false) {
+        let _ = body.send_data(Bytes::from(format!("{message}\n")), true);
+    }
+}
+
+/// The trailers that end a gRPC call whose endpoint was lost.
+pub(super) fn unavailable_trailers(message: &str) -> HeaderMap {
+    let mut trailers = HeaderMap::new();
+    trailers.insert("grpc-status", HeaderValue::from_static(GRPC_UNAVAILABLE));
+    if let Ok(message) = HeaderValue::try_from(percent_encode(message)) {
+        trailers.insert("grpc-message", message);
+    }
+    trailers
+}
+
+/// `grpc-message` is percent-encoded: printable ASCII but for `%` stands for itself.
+fn percent_encode(message: &str) -> String {
+    let mut encoded = String::with_capacity(message.len());
+    for octet in message.bytes() {
+        match octet {
+            b'%' => encoded.push_str("%25"),
+            b' '..=b'~' => encoded.push(char::from(octet)),
+            _ => encoded.push_str(&format!("%{octet:02X}")),
+        }
+    }
+    encoded
+}
+
+#[cfg(test)]
+mod tests {
+    //! Aim: what we answer is legal in a header.
+
+    use super::{percent_encode, unavailable_trailers};
+
+    #[test]
+    fn message_is_percent_encoded() {
+        assert_eq!(percent_encode("no endpoint"), "no endpoint");
+        assert_eq!(percent_encode("100% größe\n"), "100%25 gr%C3%B6%C3%9Fe%0A");
+    }
+
+    #[test]
+    fn trailers_say_unavailable_and_why() {
+        let trailers = unavailable_trailers("Service default/echo has no usable endpoint");
+        assert_eq!(trailers["grpc-status"], "14");
+        assert_eq!(trailers["grpc-message"], "Service default/echo has no usable endpoint");
+    }
+}

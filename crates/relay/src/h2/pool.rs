@@ -1,0 +1,273 @@
+//! The upstream HTTP/2 connections of one worker.
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use h2::client::{self, SendRequest};
+use rustc_hash::FxHashMap;
+use streamvs_balance::ConnectFailure;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tokio::time::timeout;
+
+use crate::connect::{DialError, DialOptions, dial};
+use crate::h2::lease::Lease;
+use crate::h2::settings;
+
+/// Connections by endpoint. They are opened when a stream needs one, shared by all downstream
+/// connections of the worker, and closed when idle.
+///
+/// Invariants: a retired connection gets no new stream; at most one dial an endpoint is under way,
+/// and all streams that need it wait for that one. A new connection takes one stream at once and
+/// the others when the endpoint's SETTINGS have told how many it allows.
+pub struct Pool {
+    dial: DialOptions,
+    endpoints: RefCell<FxHashMap<SocketAddr, Rc<EndpointPool>>>,
+}
+
+#[derive(Default)]
+struct EndpointPool {
+    connections: RefCell<Vec<Rc<Upstream>>>,
+    dialling: RefCell<Option<Rc<Dialling>>>,
+    /// SETTINGS have come, or a connection that waited for them is gone.
+    settled: Notify,
+}
+
+/// A dial under way, and what became of it.
+#[derive(Default)]
+struct Dialling {
+    done: Notify,
+    failure: RefCell<Option<Rc<DialError>>>,
+    finished: Cell<bool>,
+}
+
+/// One upstream connection.
+pub(super) struct Upstream {
+    pub(super) address: SocketAddr,
+    pub(super) send: SendRequest<Bytes>,
+    pub(super) open_count: Cell<usize>,
+    pub(super) idle_since: Cell<Instant>,
+    retired: Cell<bool>,
+    /// The endpoint is taken to allow [`settings::UPSTREAM_STREAMS_AT_START`], having sent no
+    /// SETTINGS in time.
+    assumed: Cell<bool>,
+}
+
+impl Upstream {
+    /// No new stream goes here: it failed, or its endpoint said GOAWAY.
+    pub(super) fn retire(&self) {
+        self.retired.set(true);
+    }
+
+    fn has_room(&self) -> bool {
+        let limit = match self.send.current_max_send_streams() {
+            settings::UNKNOWN if self.assumed.get() => settings::UPSTREAM_STREAMS_AT_START,
+            settings::UNKNOWN => 1,
+            told => told.min(settings::UPSTREAM_STREAMS),
+        };
+        self.open_count.get() < limit
+    }
+
+    fn awaits_settings(&self) -> bool {
+        self.send.current_max_send_streams() == settings::UNKNOWN && !self.assumed.get()
+    }
+}
+
+impl Pool {
+    /// An empty pool that dials with `dial`.
+    pub fn new(dial: DialOptions) -> Self {
+        Self { dial, endpoints: RefCell::default() }
+    }
+
+    /// A connection to `address` with room for one more stream; dials one where there is none.
+    ///
+    /// # Errors
+    /// The dial failed. Nothing was sent.
+    ///
+    /// Cancel safety: a dial that was begun goes on for those who wait with us.
+    pub(super) async fn lease(&self, address: SocketAddr) -> Result<Lease, Rc<DialError>> {
+        let endpoint = self.endpoint(address);
+        loop {
+            if let Some(connection) = endpoint.best() {
+                return Ok(Lease::new(connection));
+            }
+            if let Some(connection) = endpoint.awaiting_settings() {
+                let settled = endpoint.settled.notified();
+                if timeout(settings::SETTINGS_TIMEOUT, settled).await.is_err() {
+                    connection.assumed.set(true);
+                }
+                continue;
+            }
+            let dialling = endpoint.dialling.borrow().clone();
+            let dialling = match dialling {
+                Some(dialling) => dialling,
+                None => start_dial(address, &endpoint, dial(address, self.dial)),
+            };
+            dialling.wait().await?;
+        }
+    }
+
+    /// True where a stream to `address` would need a dial.
+    pub fn wants(&self, address: SocketAddr) -> bool {
+        let endpoint = self.endpoints.borrow().get(&address).cloned();
+        endpoint.is_none_or(|endpoint| {
+            endpoint.best().is_none() && endpoint.dialling.borrow().is_none()
+        })
+    }
+
+    /// Takes over a dial to `address` that was begun before the protocol was known.
+    pub fn adopt_dial<F>(&self, address: SocketAddr, dial: F)
+    where
+        F: Future<Output = Result<TcpStream, DialError>> + 'static,
+    {
+        start_dial(address, &self.endpoint(address), dial);
+    }
+
+    /// Takes over a socket that was dialled before the protocol was known. It must replay what
+    /// its endpoint has sent already.
+    pub async fn adopt<I>(&self, address: SocketAddr, socket: I)
+    where
+        I: AsyncRead + AsyncWrite + Unpin + 'static,
+    {
+        let endpoint = self.endpoint(address);
+        if let Err(error) = open(&endpoint, address, socket).await {
+            tracing::debug!(endpoint = %address, error = %error, "early connection is unusable");
+        }
+    }
+
+    /// Closes connections that have been without a stream for `idle`, and forgets endpoints
+    /// without connections.
+    pub fn reap(&self, now: Instant, idle: Duration) {
+        self.endpoints.borrow_mut().retain(|_, endpoint| {
+            endpoint.connections.borrow_mut().retain(|connection| {
+                connection.open_count.get() > 0
+                    || now.saturating_duration_since(connection.idle_since.get()) < idle
+            });
+            !endpoint.connections.borrow().is_empty()
+                || endpoint.dialling.borrow().is_some()
+                || Rc::strong_count(endpoint) > 1
+        });
+    }
+
+    fn endpoint(&self, address: SocketAddr) -> Rc<EndpointPool> {
+        Rc::clone(self.endpoints.borrow_mut().entry(address).or_default())
+    }
+}
+
+/// Runs `dial` and puts what it yields into the pool.
+fn start_dial<F>(address: SocketAddr, endpoint: &Rc<EndpointPool>, dial: F) -> Rc<Dialling>
+where
+    F: Future<Output = Result<TcpStream, DialError>> + 'static,
+{
+    let dialling = Rc::new(Dialling::default());
+    *endpoint.dialling.borrow_mut() = Some(Rc::clone(&dialling));
+    let (endpoint, result) = (Rc::clone(endpoint), Rc::clone(&dialling));
+    // Ends by itself: the dial has a deadline.
+    tokio::task::spawn_local(async move {
+        let outcome = async { open(&endpoint, address, dial.await?).await };
+        if let Err(error) = outcome.await {
+            *result.failure.borrow_mut() = Some(Rc::new(error));
+        }
+        *endpoint.dialling.borrow_mut() = None;
+        result.finished.set(true);
+        result.done.notify_waiters();
+    });
+    dialling
+}
+
+impl EndpointPool {
+    /// The least loaded connection with room; when there may be no more connections, the least
+    /// loaded one.
+    fn best(&self) -> Option<Rc<Upstream>> {
+        let mut connections = self.connections.borrow_mut();
+        connections.retain(|connection| !connection.retired.get());
+        let full = connections.len() >= settings::UPSTREAM_CONNECTIONS;
+        connections
+            .iter()
+            .filter(|connection| full || connection.has_room())
+            .min_by_key(|connection| connection.open_count.get())
+            .cloned()
+    }
+
+    fn awaiting_settings(&self) -> Option<Rc<Upstream>> {
+        self.connections.borrow().iter().find(|connection| connection.awaits_settings()).cloned()
+    }
+}
+
+impl Dialling {
+    async fn wait(&self) -> Result<(), Rc<DialError>> {
+        let done = self.done.notified();
+        if !self.finished.get() {
+            done.await;
+        }
+        match &*self.failure.borrow() {
+            Some(error) => Err(Rc::clone(error)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Starts HTTP/2 on a connected socket and puts it into the pool.
+async fn open<I>(
+    endpoint: &Rc<EndpointPool>,
+    address: SocketAddr,
+    socket: I,
+) -> Result<(), DialError>
+where
+    I: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let (send, mut connection): (SendRequest<Bytes>, client::Connection<_, Bytes>) =
+        settings::upstream().handshake(socket).await.map_err(|error| DialError {
+            failure: ConnectFailure::Other,
+            source: error.into_io().unwrap_or_else(|| io::ErrorKind::InvalidData.into()),
+        })?;
+    let upstream = Rc::new(Upstream {
+        address,
+        send,
+        open_count: Cell::new(0),
+        idle_since: Cell::new(Instant::now()),
+        retired: Cell::new(false),
+        assumed: Cell::new(false),
+    });
+    endpoint.connections.borrow_mut().push(Rc::clone(&upstream));
+    let (upstream, endpoint) = (Rc::downgrade(&upstream), Rc::clone(endpoint));
+    // Ends when the endpoint closes, or when no stream and no handle is left.
+    tokio::task::spawn_local(async move {
+        let mut told = false;
+        let end = poll_fn(|cx| {
+            let polled = Pin::new(&mut connection).poll(cx);
+            if !told && connection.max_concurrent_send_streams() != settings::UNKNOWN {
+                told = true;
+                endpoint.settled.notify_waiters();
+            }
+            polled
+        })
+        .await;
+        if let Some(upstream) = upstream.upgrade() {
+            upstream.retire();
+        }
+        endpoint.connections.borrow_mut().retain(|connection| !connection.retired.get());
+        endpoint.settled.notify_waiters();
+        match end {
+            Ok(()) => tracing::debug!(endpoint = %address, "upstream connection closed"),
+            Err(error) => {
+                tracing::debug!(endpoint = %address, error = %error, "upstream connection lost");
+            }
+        }
+    });
+    Ok(())
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool").field("endpoint_count", &self.endpoints.borrow().len()).finish()
+    }
+}

@@ -1,0 +1,259 @@
+//! One stream, from its HEADERS to its record: pick, lease, exchange, and again where that is
+//! safe.
+
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Instant;
+
+use bytes::Bytes;
+use h2::client::ResponseFuture;
+use h2::server::SendResponse;
+use h2::{RecvStream, SendStream};
+use http::{Request, StatusCode, Version};
+use streamvs_balance::{Choice, ConnectFailure, ReplayReason, Unit, VirtualServer};
+
+use crate::connect::DialError;
+use crate::h2::answer;
+use crate::h2::exchange::{End, Exchange};
+use crate::h2::lease::Lease;
+use crate::h2::pump::Pump;
+use crate::h2::replay::Replay;
+use crate::worker::{Route, Worker};
+
+/// Connections to one endpoint that may turn out to be closing before the stream is opened, until
+/// the endpoint counts as failed.
+const LEASE_ATTEMPTS: usize = 3;
+
+/// Serves one stream to its end.
+pub(super) async fn serve(
+    worker: Rc<Worker>,
+    route: Rc<Route>,
+    first: Option<Choice>,
+    request: Request<RecvStream>,
+    respond: SendResponse<Bytes>,
+) {
+    let (mut parts, body) = request.into_parts();
+    let grpc = answer::is_grpc(&parts.headers);
+    if parts.uri.authority().is_none() {
+        // `:authority` may be left out where there is a `host` (RFC 9113 section 8.3.1). The crate
+        // sends it on like that only for what it takes for a translated HTTP/1.1 request.
+        parts.version = Version::HTTP_11;
+    }
+    let mut stream = Stream {
+        worker: &worker,
+        route: &route,
+        head: Request::from_parts(parts, ()),
+        grpc,
+        respond,
+        tried: Tried::default(),
+    };
+    stream.run(first, Pump::new(body)).await;
+}
+
+/// A stream that is on no endpoint yet, or on one at a time.
+struct Stream<'a> {
+    worker: &'a Worker,
+    route: &'a Route,
+    head: Request<()>,
+    grpc: bool,
+    respond: SendResponse<Bytes>,
+    tried: Tried,
+}
+
+/// A stream that its endpoint's connection has taken.
+struct Opened {
+    lease: Lease,
+    response: ResponseFuture,
+    to_upstream: SendStream<Bytes>,
+}
+
+/// Endpoints this stream is not given to again. Each stands here at most twice, so the attempts
+/// are bounded by twice the number of endpoints.
+#[derive(Debug, Default)]
+struct Tried {
+    addresses: Vec<SocketAddr>,
+    /// Those that only declined on one connection, which was closing or full: they get another
+    /// chance, on another connection, when no other endpoint is left.
+    declined: Vec<SocketAddr>,
+    second_round: bool,
+}
+
+impl Tried {
+    fn failed(&mut self, address: SocketAddr) {
+        self.addresses.push(address);
+    }
+
+    fn declined(&mut self, address: SocketAddr) {
+        self.addresses.push(address);
+        if !self.second_round {
+            self.declined.push(address);
+        }
+    }
+
+    /// Gives those that declined a second chance, once.
+    fn start_second_round(&mut self) -> bool {
+        if self.declined.is_empty() {
+            return false;
+        }
+        let again = std::mem::take(&mut self.declined);
+        self.addresses.retain(|address| !again.contains(address));
+        self.second_round = true;
+        true
+    }
+}
+
+impl Stream<'_> {
+    async fn run(&mut self, first: Option<Choice>, mut request: Pump) {
+        let mut first = first.filter(|choice| choice.target().retired_at().is_none());
+        let mut replay = Replay::default();
+        let mut head_only = request.ended();
+        if head_only {
+            replay.keep_end(None);
+        }
+        loop {
+            let Some(server) = self.route.server(self.worker) else {
+                let message = format!("no Service at {} any more", self.route.address());
+                return self.answer(StatusCode::SERVICE_UNAVAILABLE, &message);
+            };
+            let Some(choice) = first.take().or_else(|| self.pick(&server)) else {
+                server.stats().no_endpoint.inc();
+                return self.answer_no_endpoint(&server);
+            };
+            let opened = match self.open(&server, &choice, head_only).await {
+                Ok(Some(opened)) => opened,
+                Ok(None) => return,
+                Err(failure) => {
+                    choice.target().stats().failures[failure.index()].inc();
+                    server.stats().replays[ReplayReason::DialFailed.index()].inc();
+                    self.tried.failed(choice.address());
+                    continue;
+                }
+            };
+            let started = Instant::now();
+            note_start(&server, &choice, started);
+            let mut exchange = Exchange {
+                request: &mut request,
+                replay: &mut replay,
+                to_upstream: opened.to_upstream,
+                response: opened.response,
+                respond: &mut self.respond,
+                grpc: self.grpc,
+                request_stopped: false,
+                body: None,
+            };
+            let end = exchange.run().await;
+            let (status, octets) = (exchange.grpc_status(), exchange.octets_to_downstream());
+            drop(exchange);
+            let stats = choice.target().stats();
+            stats.stream_duration.observe(started.elapsed());
+            server.stats().bytes_to_downstream.add(octets);
+            tracing::trace!(
+                original_dst = %self.route.address(),
+                endpoint = %choice.address(),
+                grpc_status = status,
+                outcome = %end,
+                "stream ended"
+            );
+            match end {
+                End::Replay(reason) => {
+                    server.stats().replays[reason.index()].inc();
+                    if reason == ReplayReason::GoAway {
+                        opened.lease.retire();
+                    }
+                    self.tried.declined(choice.address());
+                    head_only = request.rewind(&replay);
+                    continue;
+                }
+                End::Lost(_) => {
+                    let message = format!(
+                        "connection to endpoint {} of Service {} was lost before its reply",
+                        choice.address(),
+                        server.service().name
+                    );
+                    self.answer(StatusCode::BAD_GATEWAY, &message);
+                }
+                End::Complete | End::Cancelled(_) | End::Reset(_) | End::Broken(_) => {}
+            }
+            server.stats().bytes_to_upstream.add(request.octets());
+            if self.grpc {
+                stats.grpc_response(status).inc();
+            }
+            return;
+        }
+    }
+
+    fn pick(&mut self, server: &VirtualServer) -> Option<Choice> {
+        let client = self.route.client();
+        loop {
+            let picked = self.worker.pick(server, client, Unit::Stream, &self.tried.addresses);
+            if picked.is_some() || !self.tried.start_second_round() {
+                return picked;
+            }
+        }
+    }
+
+    /// Opens the stream on a connection to the chosen endpoint. None: the client gave up waiting.
+    ///
+    /// # Errors
+    /// The endpoint cannot be reached, or closed each connection before it took the stream.
+    /// Nothing of the request was sent.
+    async fn open(
+        &mut self,
+        server: &VirtualServer,
+        choice: &Choice,
+        head_only: bool,
+    ) -> Result<Option<Opened>, ConnectFailure> {
+        for _ in 0..LEASE_ATTEMPTS {
+            let lease = match self.lease(choice.address()).await {
+                Ok(Some(lease)) => lease,
+                Ok(None) => return Ok(None),
+                Err(error) => return Err(error.failure),
+            };
+            if let Ok((response, to_upstream)) = lease.send(self.head.clone(), head_only) {
+                return Ok(Some(Opened { lease, response, to_upstream }));
+            }
+            server.stats().replays[ReplayReason::Unwritten.index()].inc();
+        }
+        Err(ConnectFailure::Other)
+    }
+
+    /// A place on a connection to `address`. None: the client gave up waiting.
+    async fn lease(&mut self, address: SocketAddr) -> Result<Option<Lease>, Rc<DialError>> {
+        let mut lease = pin!(self.worker.pool.lease(address));
+        let respond = &mut self.respond;
+        poll_fn(|cx| {
+            if let Poll::Ready(leased) = lease.as_mut().poll(cx) {
+                return Poll::Ready(leased.map(Some));
+            }
+            respond.poll_reset(cx).map(|_| Ok(None))
+        })
+        .await
+    }
+
+    fn answer_no_endpoint(&mut self, server: &Arc<VirtualServer>) {
+        let name = &server.service().name;
+        let message = match self.tried.addresses.len() {
+            0 => format!("Service {name} has no usable endpoint"),
+            count => format!("Service {name}: none of {count} endpoints could be reached"),
+        };
+        self.answer(StatusCode::SERVICE_UNAVAILABLE, &message);
+    }
+
+    fn answer(&mut self, status: StatusCode, message: &str) {
+        answer::unavailable(&mut self.respond, self.grpc, status, message);
+    }
+}
+
+/// Counts a stream that was given to an endpoint, and how late that was if the endpoint had been
+/// removed between the pick and now.
+fn note_start(server: &VirtualServer, choice: &Choice, now: Instant) {
+    choice.target().stats().streams.inc();
+    if let Some(retired_at) = choice.target().retired_at() {
+        let late = now.saturating_duration_since(retired_at);
+        server.stats().last_stream_after_removal.observe(late);
+    }
+}

@@ -1,0 +1,129 @@
+//! What the connections of one worker thread share.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use streamvs_balance::{Choice, Plan, Request, Unit, VirtualServer};
+use streamvs_table::publish::Reader;
+
+use crate::connect::DialOptions;
+use crate::h2::Pool;
+
+/// Octets of the buffer that all plain connections of a worker read into. One read of a bulk
+/// transfer fills it; larger did not measure faster.
+const BUFFER_OCTETS: usize = 256 * 1024;
+
+/// What an operator may set for the relay.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How to connect to endpoints.
+    pub dial: DialOptions,
+    /// A plain connection without a byte in either direction for this long is closed. None: never
+    /// (keepalive still finds dead peers).
+    pub idle_timeout: Option<Duration>,
+    /// The same once one side has sent FIN. None: never.
+    pub half_close_timeout: Option<Duration>,
+}
+
+/// The state shared by the connections of one worker thread.
+pub struct Worker {
+    pub(crate) options: Options,
+    pub(crate) pool: Pool,
+    pub(crate) buffer: RefCell<Box<[u8]>>,
+    plan: RefCell<Reader<Plan>>,
+    rng: RefCell<fastrand::Rng>,
+}
+
+impl Worker {
+    /// Makes a worker that reads the table through `plan`.
+    pub fn new(options: Options, plan: Reader<Plan>) -> Self {
+        Self {
+            pool: Pool::new(options.dial),
+            options,
+            buffer: RefCell::new(vec![0; BUFFER_OCTETS].into_boxed_slice()),
+            plan: RefCell::new(plan),
+            rng: RefCell::new(fastrand::Rng::new()),
+        }
+    }
+
+    /// How to connect to endpoints.
+    pub fn dial_options(&self) -> &DialOptions {
+        &self.options.dial
+    }
+
+    /// The upstream HTTP/2 connections.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// Lends the buffer for one read; nothing may be kept in it across a wait.
+    pub fn with_buffer<T>(&self, read: impl FnOnce(&mut [u8]) -> T) -> T {
+        read(&mut self.buffer.borrow_mut())
+    }
+
+    /// Who serves `address` now.
+    pub fn lookup(&self, address: SocketAddr) -> Option<Arc<VirtualServer>> {
+        self.plan.borrow_mut().load().lookup(address.ip(), address.port()).cloned()
+    }
+
+    /// Picks an endpoint for one connection or stream of `client`, none of `tried`.
+    pub fn pick(
+        &self,
+        server: &VirtualServer,
+        client: IpAddr,
+        unit: Unit,
+        tried: &[SocketAddr],
+    ) -> Option<Choice> {
+        let request = Request { client, unit, now: Instant::now(), tried };
+        server.pick(&request, &mut self.rng.borrow_mut())
+    }
+
+    fn generation(&self) -> u64 {
+        self.plan.borrow_mut().load().generation()
+    }
+}
+
+impl fmt::Debug for Worker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Worker").field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
+/// The Service address a downstream connection was made to, with who serves it in the newest
+/// table. Costs one atomic load while the table stays the same.
+#[derive(Debug)]
+pub struct Route {
+    address: SocketAddr,
+    client: IpAddr,
+    found: RefCell<(u64, Option<Arc<VirtualServer>>)>,
+}
+
+impl Route {
+    /// A connection of `client` to the Service address `address`, served by `server` just now.
+    pub fn new(address: SocketAddr, client: IpAddr, server: Arc<VirtualServer>) -> Self {
+        Self { address, client, found: RefCell::new((u64::MAX, Some(server))) }
+    }
+
+    /// The Service address.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The client's address.
+    pub fn client(&self) -> IpAddr {
+        self.client
+    }
+
+    /// Who serves the address now. None: the Service, or this port of it, is gone.
+    pub fn server(&self, worker: &Worker) -> Option<Arc<VirtualServer>> {
+        let generation = worker.generation();
+        let mut found = self.found.borrow_mut();
+        if found.0 != generation {
+            *found = (generation, worker.lookup(self.address));
+        }
+        found.1.clone()
+    }
+}

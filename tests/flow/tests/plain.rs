@@ -1,0 +1,273 @@
+//! Aim: plain connections arrive byte for byte, with every ending, whoever speaks first.
+//! Method: one worker, hand-written sockets on both sides.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use socket2::SockRef;
+use streamvs_balance::{SchedulerName, Verdict};
+use streamvs_relay::Options;
+use streamvs_relay::connect::DialOptions;
+use streamvs_table::ProtocolHint;
+use streamvs_test_flow::{Node, eventually, service_port};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+async fn endpoint() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    (listener, address)
+}
+
+/// Connects both sides through a node.
+async fn pair(node: &Node, listener: &TcpListener) -> (TcpStream, TcpStream) {
+    let client = TcpStream::connect(node.address).await.unwrap();
+    let (upstream, _) = listener.accept().await.unwrap();
+    (client, upstream)
+}
+
+async fn read_some(socket: &mut TcpStream, count: usize) -> Vec<u8> {
+    let mut bytes = vec![0; count];
+    tokio::time::timeout(Duration::from_secs(5), socket.read_exact(&mut bytes))
+        .await
+        .expect("comes in time")
+        .unwrap();
+    bytes
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn server_that_speaks_first_is_heard_at_once() {
+    let (listener, address) = endpoint().await;
+    let node = Node::start(&[address]);
+    let (mut client, mut upstream) = pair(&node, &listener).await;
+    upstream.write_all(&[0x5b, 0, 0, 0, 0x0a, b'8']).await.unwrap();
+    assert_eq!(read_some(&mut client, 6).await, [0x5b, 0, 0, 0, 0x0a, b'8']);
+    client.write_all(b"login").await.unwrap();
+    assert_eq!(read_some(&mut upstream, 5).await, b"login");
+    assert_eq!(node.server().stats().connections[Verdict::Tcp.index()].get(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn server_first_works_where_http2_was_announced_or_seen() {
+    let (listener, address) = endpoint().await;
+    let node = Node::start(&[address]);
+    node.publish_service(service_port(&[address], ProtocolHint::H2c));
+    let (mut client, mut upstream) = pair(&node, &listener).await;
+    upstream.write_all(b"220 ready\r\n").await.unwrap();
+    assert_eq!(read_some(&mut client, 11).await, b"220 ready\r\n");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn early_bytes_of_both_sides_arrive_in_order() {
+    let (listener, address) = endpoint().await;
+    let node = Node::start(&[address]);
+    // A prefix of the preface keeps the verdict open while the endpoint speaks as HTTP/2 would.
+    let mut client = TcpStream::connect(node.address).await.unwrap();
+    client.write_all(b"PRI * HT").await.unwrap();
+    let (mut upstream, _) = listener.accept().await.unwrap();
+    upstream.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    client.write_all(b"ML, not HTTP/2").await.unwrap();
+    assert_eq!(read_some(&mut upstream, 22).await, b"PRI * HTML, not HTTP/2");
+    assert_eq!(read_some(&mut client, 9).await, [0, 0, 0, 4, 0, 0, 0, 0, 0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn half_close_passes_in_both_directions() {
+    let (listener, address) = endpoint().await;
+    let node = Node::start(&[address]);
+    let (mut client, mut upstream) = pair(&node, &listener).await;
+    client.write_all(b"request").await.unwrap();
+    client.shutdown().await.unwrap();
+    let mut request = Vec::new();
+    upstream.read_to_end(&mut request).await.unwrap();
+    assert_eq!(request, b"request");
+    upstream.write_all(b"a late answer").await.unwrap();
+    upstream.shutdown().await.unwrap();
+    let mut answer = Vec::new();
+    client.read_to_end(&mut answer).await.unwrap();
+    assert_eq!(answer, b"a late answer");
+    let server = node.server();
+    eventually("the connection has ended", || server.stats().active_connections.get() == 0).await;
+    assert_eq!(server.stats().bytes_to_upstream.get(), 7);
+    assert_eq!(server.stats().bytes_to_downstream.get(), 13);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn client_that_only_closes_is_passed_on() {
+    let (listener, address) = endpoint().await;
+    let node = Node::start(&[address]);
+    let (mut client, mut upstream) = pair(&node, &listener).await;
+    client.shutdown().await.unwrap();
+    let mut nothing = Vec::new();
+    upstream.read_to_end(&mut nothing).await.unwrap();
+    upstream.write_all(b"bye").await.unwrap();
+    drop(upstream);
+    let mut answer = Vec::new();
+    client.read_to_end(&mut answer).await.unwrap();
+    assert_eq!((nothing.len(), &answer[..]), (0, &b"bye"[..]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reset_passes_in_both_directions() {
+    let (listener, address) = endpoint().await;
+    let node = Node::start(&[address]);
+    for client_resets in [true, false] {
+        let (mut client, mut upstream) = pair(&node, &listener).await;
+        client.write_all(b"x").await.unwrap();
+        assert_eq!(read_some(&mut upstream, 1).await, b"x");
+        let (resetting, mut other) =
+            if client_resets { (client, upstream) } else { (upstream, client) };
+        SockRef::from(&resetting).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(resetting);
+        let error = other.read(&mut [0; 8]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn both_speaking_at_once_lose_nothing() {
+    const OCTETS: usize = 20_000_000;
+    let (listener, address) = endpoint().await;
+    let node = Node::start(&[address]);
+    let (client, upstream) = pair(&node, &listener).await;
+    let stream = |socket: TcpStream, seed: u8| async move {
+        let (mut read, mut write) = socket.into_split();
+        let writer = tokio::spawn(async move {
+            let block: Vec<u8> = (0..65_521u32).map(|index| (index % 253) as u8 ^ seed).collect();
+            let mut left = OCTETS;
+            while left > 0 {
+                let count = left.min(block.len());
+                write.write_all(&block[..count]).await.unwrap();
+                left -= count;
+            }
+            write.shutdown().await.unwrap();
+        });
+        let mut got = Vec::new();
+        read.read_to_end(&mut got).await.unwrap();
+        writer.await.unwrap();
+        got
+    };
+    let (at_client, at_upstream) = tokio::join!(stream(client, 0), stream(upstream, 0xa5));
+    for (got, seed) in [(at_client, 0xa5), (at_upstream, 0)] {
+        assert_eq!(got.len(), OCTETS);
+        let whole = got
+            .iter()
+            .enumerate()
+            .all(|(index, octet)| *octet == ((index % 65_521) % 253) as u8 ^ seed);
+        assert!(whole, "bytes differ");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn failed_dial_goes_to_the_next_endpoint() {
+    let refused = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    // A full backlog drops SYNs, so this one times out.
+    let (_full, silent) = full_backlog();
+    let (listener, address) = endpoint().await;
+    let node = Node::start(&[refused, silent, address]);
+    for _ in 0..3 {
+        let mut client = TcpStream::connect(node.address).await.unwrap();
+        client.write_all(b"hello").await.unwrap();
+        let (mut upstream, _) =
+            tokio::time::timeout(Duration::from_secs(5), listener.accept()).await.unwrap().unwrap();
+        assert_eq!(read_some(&mut upstream, 5).await, b"hello");
+    }
+    let server = node.server();
+    let failures = |address| {
+        let target = server.targets().iter().find(|target| target.address() == address).unwrap();
+        target.stats().failures.iter().map(|counter| counter.get()).sum::<u64>()
+    };
+    assert!(failures(refused) > 0);
+    assert!(failures(silent) > 0);
+    assert_eq!(failures(address), 0);
+}
+
+/// A listener that answers no SYN: its queue of one is full.
+fn full_backlog() -> (Vec<socket2::Socket>, SocketAddr) {
+    use socket2::{Domain, Socket, Type};
+    let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+    listener.bind(&any.into()).unwrap();
+    listener.listen(0).unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut sockets = vec![listener];
+    for _ in 0..4 {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let _ = socket.connect(&address);
+        sockets.push(socket);
+    }
+    (sockets, address.as_socket().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_reachable_resets_the_client() {
+    let refused = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let node = Node::start(&[refused]);
+    for endpoints in [vec![refused], vec![]] {
+        node.publish(&endpoints);
+        // The reset may come before connecting is seen to have succeeded.
+        let ended = match TcpStream::connect(node.address).await {
+            Ok(mut client) => client.read(&mut [0; 8]).await.map(|_| ()),
+            Err(error) => Err(error),
+        };
+        assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    }
+    assert_eq!(node.server().stats().no_endpoint.get(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn idle_and_half_closed_connections_end_at_their_limits() {
+    let (listener, address) = endpoint().await;
+    let options = Options {
+        dial: DialOptions::default(),
+        idle_timeout: Some(Duration::from_millis(400)),
+        half_close_timeout: Some(Duration::from_millis(100)),
+    };
+    let node = Node::start_with(&[address], SchedulerName::Rr, options);
+    let (mut client, mut upstream) = pair(&node, &listener).await;
+    client.write_all(b"x").await.unwrap();
+    read_some(&mut upstream, 1).await;
+    let idle = std::time::Instant::now();
+    assert!(client.read(&mut [0; 8]).await.is_err(), "both sides are reset");
+    assert!(idle.elapsed() >= Duration::from_millis(390));
+    assert!(upstream.read(&mut [0; 8]).await.is_err());
+
+    let (mut client, mut upstream) = pair(&node, &listener).await;
+    client.write_all(b"x").await.unwrap();
+    client.shutdown().await.unwrap();
+    read_some(&mut upstream, 1).await;
+    let half_closed = std::time::Instant::now();
+    assert!(client.read(&mut [0; 8]).await.is_err());
+    assert!(half_closed.elapsed() < Duration::from_millis(390), "the shorter limit counts");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn http1_and_tls_are_relayed_and_counted_apart() {
+    let (listener, address) = endpoint().await;
+    let node = Node::start(&[address]);
+    for (first, verdict) in [
+        (&b"GET / HTTP/1.1\r\nupgrade: h2c\r\n\r\n"[..], Verdict::Tcp),
+        (b"\x16\x03\x01\x00\x05hello", Verdict::Tls),
+    ] {
+        let mut client = TcpStream::connect(node.address).await.unwrap();
+        client.write_all(first).await.unwrap();
+        let (mut upstream, _) = listener.accept().await.unwrap();
+        assert_eq!(read_some(&mut upstream, first.len()).await, first);
+        assert_eq!(node.server().stats().connections[verdict.index()].get(), 1, "{verdict:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn protocol_tcp_is_never_taken_apart() {
+    let (listener, address) = endpoint().await;
+    let node = Node::start(&[address]);
+    node.publish_service(service_port(&[address], ProtocolHint::Tcp));
+    let (mut client, mut upstream) = pair(&node, &listener).await;
+    client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+    assert_eq!(read_some(&mut upstream, 24).await, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+}
