@@ -1,0 +1,14 @@
+//! TCP endpoints, one file for each way of speaking, and clients for them.
+//!
+//! An endpoint names itself in the line it sends, so that a client knows who answered.
+
+pub mod endpoint;
+pub mod load;
+mod speak;
+pub mod transfer;
+
+pub use endpoint::Endpoint;
+pub use speak::Speak;
+
+#[cfg(test)]
+mod tests;
