@@ -74,7 +74,7 @@ fn admit(
 
 fn refuse(shared: &Shared, socket: &TcpStream, client: SocketAddr, reason: RefusalReason) {
     (shared.on_refused)(reason);
-    tracing::debug!(downstream = %client, reason = reason.as_str(), "connection refused");
+    tracing::debug!(downstream = %client, reason = ?reason, "connection refused");
     reset_on_drop(socket);
 }
 

@@ -19,18 +19,6 @@ pub enum RefusalReason {
     Limit,
 }
 
-impl RefusalReason {
-    /// A word for the log.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::NotCaptured => "not_captured",
-            Self::NoOriginalDestination => "no_original_destination",
-            Self::UnknownService => "unknown_service",
-            Self::Limit => "limit",
-        }
-    }
-}
-
 /// Told of each refused connection, by any worker. Must not block.
 pub type OnRefused = Arc<dyn Fn(RefusalReason) + Send + Sync>;
 

@@ -1,1 +1,42 @@
-//! streamvs-admin.
+//! What the agent shows of itself: `/healthz` and `/livez` for load balancers and the kubelet,
+//! `/metrics` for Prometheus, and the table with its load for `streamvs list`.
+//!
+//! Comes in: the published [`Plan`], whose statistics the traffic path counts in atomics, a
+//! [`Health`] and [`NodeMetrics`] which the node keeps. Goes out: HTTP answers. Nothing here
+//! changes what the agent does, and nothing here is on the traffic path: a scrape reads.
+//!
+//! ```text
+//!            0.0.0.0:10256   /healthz /livez                          kube-proxy's contract
+//!  Server -- 127.0.0.1:10249 /metrics /proxyMode /healthz /livez
+//!            admin.sock      /services /metrics /healthz /livez       root only
+//! ```
+
+mod error;
+pub mod health;
+pub mod list;
+pub mod metrics;
+mod routes;
+mod server;
+#[cfg(test)]
+mod testing;
+
+use std::sync::Arc;
+
+use streamvs_balance::Plan;
+use streamvs_table::publish::Reader;
+
+pub use error::Error;
+pub use health::{Health, Moment, NodeState};
+pub use metrics::{NodeMetrics, Refusal};
+pub use server::{Addresses, Bound, Server};
+
+/// What is shown.
+#[derive(Clone, Debug)]
+pub struct Admin {
+    /// The table in use, with all statistics of traffic.
+    pub plan: Reader<Plan>,
+    /// Freshness and eligibility.
+    pub health: Arc<Health>,
+    /// What belongs to no ServicePort.
+    pub metrics: Arc<NodeMetrics>,
+}

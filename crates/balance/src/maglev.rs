@@ -46,8 +46,10 @@ impl Maglev {
             .map(|(_, size)| *size)
             .expect("the last size has no limit");
         let highest = candidates.iter().map(|target| target.share()).max().unwrap_or(1);
+        // Half a turn in advance: shares are rounded, where without it all but the heaviest's would
+        // be rounded down.
         let mut preferences: Vec<_> =
-            candidates.iter().map(|target| Preference::new(target, size)).collect();
+            candidates.iter().map(|target| Preference::new(target, size, highest / 2)).collect();
 
         let mut entries = vec![FREE; size];
         let mut free = if candidates.is_empty() { 0 } else { size };
@@ -88,13 +90,13 @@ struct Preference {
 }
 
 impl Preference {
-    fn new(target: &Target, size: usize) -> Self {
+    fn new(target: &Target, size: usize, credit: u64) -> Self {
         let (ip, port) = (target.address().ip(), target.address().port());
         let size = size as u64;
         Self {
             next: (OFFSET.of(ip, port) % size) as usize,
             skip: (SKIP.of(ip, port) % (size - 1) + 1) as usize,
-            credit: 0,
+            credit,
         }
     }
 

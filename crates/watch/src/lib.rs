@@ -1,1 +1,15 @@
-//! streamvs-watch.
+//! Where the objects come from: watches a source and turns each change into a published table.
+//!
+//! What comes in: Service, EndpointSlice and Node objects, out of files so far ([`manifests()`]).
+//! What goes out: a [`Snapshot`](streamvs_table::Snapshot) after each visible change, and the log.
+//! Never here: what the objects mean, which is `resolve`'s business, and traffic.
+//!
+//! A source owns its `Resolver`; there is one writer. Nothing is published before everything that
+//! is there was read once. It errs towards staying: what cannot be read leaves in force what was
+//! read before.
+
+mod error;
+mod manifests;
+
+pub use error::Error;
+pub use manifests::{ManifestsConfig, manifests};

@@ -55,7 +55,7 @@ pub fn program() -> PathBuf {
 }
 
 impl Agent {
-    /// Starts it on `node` and waits until it is healthy.
+    /// Starts it on `node` and waits until it is healthy and captures.
     ///
     /// `folder` takes its log and its admin socket; two agents in one lab need two folders.
     ///
@@ -83,7 +83,7 @@ impl Agent {
         Self { process, node: node.clone(), socket }
     }
 
-    /// Waits until `/healthz` says 200.
+    /// Waits until `/healthz` says 200 and the rules of a first table are in the kernel.
     ///
     /// # Panics
     /// When it ends instead, or in [`PATIENCE`] does not: with its log.
@@ -93,7 +93,10 @@ impl Agent {
             if let Some(status) = self.process.ended() {
                 panic!("streamvs ended with {status}:\n{}", self.process.log());
             }
-            self.page(HEALTH_PORT, "/healthz").ok().filter(|answer| answer.status == 200)
+            self.page(HEALTH_PORT, "/healthz").ok().filter(|answer| answer.status == 200)?;
+            // As with kube-proxy start-up is healthy, but nothing is captured before this.
+            let page = self.page(METRICS_PORT, "/metrics").ok()?;
+            sum_of(&page.body, "kubeproxy_sync_proxy_rules_last_timestamp_seconds", &[])
         });
         self
     }

@@ -129,8 +129,11 @@ proptest! {
         let entries = entries_of(&table, weights.len());
         let total: usize = weights.iter().map(|weight| usize::from(*weight)).sum();
         for (held, weight) in entries.iter().zip(&weights) {
-            let share = table.entries.len() * usize::from(*weight);
-            prop_assert!((held * total).abs_diff(share) <= 2 * total, "{entries:?} {weights:?}");
+            // Rounding, half a round cut off, and its part of what all were rounded by.
+            let weight = usize::from(*weight);
+            let difference = (held * total).abs_diff(table.entries.len() * weight);
+            let bound = 3 * total + weights.len() * weight;
+            prop_assert!(2 * difference <= bound, "{entries:?} {weights:?}");
         }
     }
 

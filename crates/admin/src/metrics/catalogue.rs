@@ -1,0 +1,277 @@
+//! Every metric there is: name, type, labels and meaning, in the order of exposition.
+
+use prometheus_client::metrics::MetricType;
+
+/// One metric.
+#[derive(Clone, Copy, Debug)]
+pub struct Metric {
+    /// As scraped: a counter's ends in `_total`, an info's in `_info`.
+    pub name: &'static str,
+    /// Its type.
+    pub kind: MetricType,
+    /// The keys of its labels.
+    pub labels: &'static [&'static str],
+    /// One sentence.
+    pub help: &'static str,
+}
+
+impl Metric {
+    /// The name without what OpenMetrics appends for the type.
+    pub(crate) fn stem(&self) -> &'static str {
+        let suffix = match self.kind {
+            MetricType::Counter => "_total",
+            MetricType::Info => "_info",
+            _ => "",
+        };
+        self.name.strip_suffix(suffix).unwrap_or(self.name)
+    }
+}
+
+const fn counter(
+    name: &'static str,
+    labels: &'static [&'static str],
+    help: &'static str,
+) -> Metric {
+    Metric { name, kind: MetricType::Counter, labels, help }
+}
+
+const fn gauge(name: &'static str, labels: &'static [&'static str], help: &'static str) -> Metric {
+    Metric { name, kind: MetricType::Gauge, labels, help }
+}
+
+const fn histogram(
+    name: &'static str,
+    labels: &'static [&'static str],
+    help: &'static str,
+) -> Metric {
+    Metric { name, kind: MetricType::Histogram, labels, help }
+}
+
+const SERVICE: &[&str] = &["namespace", "service", "port"];
+const ENDPOINT: &[&str] = &["namespace", "service", "port", "endpoint"];
+
+/// Captured connections by what they carried.
+pub const CONNECTIONS: Metric = counter(
+    "streamvs_connections_total",
+    &["namespace", "service", "port", "protocol"],
+    "Captured connections by what they carried.",
+);
+
+/// Captured connections open now.
+pub const ACTIVE_CONNECTIONS: Metric =
+    gauge("streamvs_active_connections", SERVICE, "Captured connections open now.");
+
+/// Streams given to an endpoint.
+pub const STREAMS: Metric =
+    counter("streamvs_streams_total", ENDPOINT, "HTTP/2 streams given to the endpoint.");
+
+/// Streams open at an endpoint now.
+pub const ACTIVE_STREAMS: Metric =
+    gauge("streamvs_active_streams", ENDPOINT, "HTTP/2 streams open at the endpoint now.");
+
+/// Connections given to an endpoint.
+pub const ENDPOINT_CONNECTIONS: Metric = counter(
+    "streamvs_endpoint_connections_total",
+    ENDPOINT,
+    "Connections balanced as a whole and given to the endpoint.",
+);
+
+/// Connections open at an endpoint now.
+pub const ENDPOINT_ACTIVE_CONNECTIONS: Metric = gauge(
+    "streamvs_endpoint_active_connections",
+    ENDPOINT,
+    "Connections balanced as a whole and open at the endpoint now.",
+);
+
+/// Ended gRPC streams by status.
+pub const GRPC_RESPONSES: Metric = counter(
+    "streamvs_grpc_responses_total",
+    &["namespace", "service", "port", "endpoint", "grpc_status"],
+    "Ended gRPC streams by grpc-status; other stands for one above 16 and for none.",
+);
+
+/// How long streams lasted.
+pub const STREAM_DURATION: Metric = histogram(
+    "streamvs_stream_duration_seconds",
+    ENDPOINT,
+    "From the choice of the endpoint to the end of the stream.",
+);
+
+/// Failed dials.
+pub const CONNECT_FAILURES: Metric = counter(
+    "streamvs_connect_failures_total",
+    &["namespace", "service", "port", "endpoint", "reason"],
+    "Dials to the endpoint that failed.",
+);
+
+/// Moves to a second endpoint.
+pub const REPLAYS: Metric = counter(
+    "streamvs_replays_total",
+    &["namespace", "service", "port", "reason"],
+    "Streams and connections moved to another endpoint, since the first could not have acted.",
+);
+
+/// From accept to verdict.
+pub const DETECT: Metric = histogram(
+    "streamvs_detect_seconds",
+    &["namespace", "service", "port", "verdict"],
+    "From accept until it was known what the connection carries.",
+);
+
+/// Relayed payload.
+pub const BYTES: Metric = counter(
+    "streamvs_bytes_total",
+    &["namespace", "service", "port", "direction"],
+    "Payload bytes relayed.",
+);
+
+/// Nothing left to choose.
+pub const NO_ENDPOINT: Metric = counter(
+    "streamvs_no_endpoint_total",
+    SERVICE,
+    "Connections and streams for which no endpoint was left.",
+);
+
+/// gRPC hidden by TLS.
+pub const TLS_H2: Metric = counter(
+    "streamvs_tls_h2_connections_total",
+    SERVICE,
+    "TLS connections whose client offered h2, which cannot be balanced by stream.",
+);
+
+/// Streams that came late.
+pub const LAST_STREAM_AFTER_REMOVAL: Metric = histogram(
+    "streamvs_last_stream_after_removal_seconds",
+    SERVICE,
+    "How late after an endpoint was removed a stream was still started there.",
+);
+
+/// The table's generation.
+pub const TABLE_GENERATION: Metric = gauge(
+    "streamvs_table_generation",
+    &[],
+    "Generation of the table in use; counts up with each visible change.",
+);
+
+/// From change to swap.
+pub const TABLE_SWAP: Metric = histogram(
+    "streamvs_table_swap_seconds",
+    &[],
+    "From a change being learnt to every new connection and stream seeing it.",
+);
+
+/// Repaired kernel rules.
+pub const CAPTURE_REPAIRS: Metric = counter(
+    "streamvs_capture_repairs_total",
+    &[],
+    "Kernel rules of ours that others had changed and that were put back.",
+);
+
+/// Connections turned away at the listener.
+pub const REFUSED_CONNECTIONS: Metric = counter(
+    "streamvs_refused_connections_total",
+    &["reason"],
+    "Accepted connections that were closed at once.",
+);
+
+/// Which build runs.
+pub const BUILD: Metric = Metric {
+    name: "streamvs_build_info",
+    kind: MetricType::Info,
+    labels: &["version"],
+    help: "The version that runs.",
+};
+
+/// Duration of a sync of kernel rules.
+pub const SYNC_DURATION: Metric = histogram(
+    "kubeproxy_sync_proxy_rules_duration_seconds",
+    &["ip_family"],
+    "How long bringing the kernel's rules up to date took.",
+);
+
+/// Time of the last sync.
+pub const SYNC_LAST: Metric = gauge(
+    "kubeproxy_sync_proxy_rules_last_timestamp_seconds",
+    &["ip_family"],
+    "When changes were last applied, in seconds since the epoch.",
+);
+
+/// Time of the last queued change.
+pub const SYNC_LAST_QUEUED: Metric = gauge(
+    "kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds",
+    &["ip_family"],
+    "When a change was last queued, in seconds since the epoch.",
+);
+
+/// Answers of `/healthz`.
+pub const HEALTHZ: Metric =
+    counter("kubeproxy_proxy_healthz_total", &["code"], "Answers of /healthz by status code.");
+
+/// Answers of `/livez`.
+pub const LIVEZ: Metric =
+    counter("kubeproxy_proxy_livez_total", &["code"], "Answers of /livez by status code.");
+
+/// Time on CPUs.
+pub const PROCESS_CPU: Metric =
+    counter("process_cpu_seconds_total", &[], "User and system time of all threads, in seconds.");
+
+/// Open file descriptors.
+pub const PROCESS_OPEN_FDS: Metric = gauge("process_open_fds", &[], "Open file descriptors.");
+
+/// Limit of file descriptors.
+pub const PROCESS_MAX_FDS: Metric =
+    gauge("process_max_fds", &[], "The soft limit of open file descriptors.");
+
+/// Resident memory.
+pub const PROCESS_RESIDENT: Metric =
+    gauge("process_resident_memory_bytes", &[], "Memory in RAM, in bytes.");
+
+/// Virtual memory.
+pub const PROCESS_VIRTUAL: Metric =
+    gauge("process_virtual_memory_bytes", &[], "Memory mapped, in bytes.");
+
+/// Threads.
+pub const PROCESS_THREADS: Metric = gauge("process_threads", &[], "Threads of the process.");
+
+/// Start of the process.
+pub const PROCESS_START: Metric = gauge(
+    "process_start_time_seconds",
+    &[],
+    "When the process started, in seconds since the epoch.",
+);
+
+/// All of them.
+pub const ALL: &[Metric] = &[
+    CONNECTIONS,
+    ACTIVE_CONNECTIONS,
+    STREAMS,
+    ACTIVE_STREAMS,
+    ENDPOINT_CONNECTIONS,
+    ENDPOINT_ACTIVE_CONNECTIONS,
+    GRPC_RESPONSES,
+    STREAM_DURATION,
+    CONNECT_FAILURES,
+    REPLAYS,
+    DETECT,
+    BYTES,
+    NO_ENDPOINT,
+    TLS_H2,
+    LAST_STREAM_AFTER_REMOVAL,
+    TABLE_GENERATION,
+    TABLE_SWAP,
+    CAPTURE_REPAIRS,
+    REFUSED_CONNECTIONS,
+    BUILD,
+    SYNC_DURATION,
+    SYNC_LAST,
+    SYNC_LAST_QUEUED,
+    HEALTHZ,
+    LIVEZ,
+    PROCESS_CPU,
+    PROCESS_OPEN_FDS,
+    PROCESS_MAX_FDS,
+    PROCESS_RESIDENT,
+    PROCESS_VIRTUAL,
+    PROCESS_THREADS,
+    PROCESS_START,
+];

@@ -1,0 +1,360 @@
+//! Puts capture into the kernel, keeps it there, and takes it away.
+
+use std::collections::BTreeSet;
+
+use ipnet::IpNet;
+use streamvs_table::{Family, PerFamily};
+
+use crate::cleanup::remove_flavour;
+use crate::created::{self, Made};
+use crate::error::ConfigError;
+use crate::ipset::Ipset;
+use crate::listing::{self, Printed, RuleDamage};
+use crate::ruleset::{Chain, Ruleset, Table};
+use crate::sets::{self, Contents, Found};
+use crate::tools::{Flavour, Iptables, Tools};
+use crate::{Desired, Error, Repair, command, link, render};
+
+/// How capture works on this node.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The listener's TCP port. It must listen on `[::]` for both families (or on
+    /// [`crate::LISTENER_V4`] and [`crate::LISTENER_V6`]).
+    pub listen_port: u16,
+    /// Mark bits (`SO_MARK`) of the proxy's own sockets, which are not captured. Not 0.
+    pub mark: u32,
+    /// The cluster's service ranges, where known: each gets one route over `lo` if nothing else
+    /// routes it. Service addresses outside of them get a route each.
+    pub service_cidrs: Vec<IpNet>,
+    /// Which iptables to use.
+    pub tools: Tools,
+}
+
+impl Config {
+    fn check(&self) -> Result<(), ConfigError> {
+        if self.mark == 0 {
+            return Err(ConfigError::ZeroMark);
+        }
+        if self.listen_port == 0 {
+            return Err(ConfigError::ZeroPort);
+        }
+        Ok(())
+    }
+
+    fn ruleset(&self, family: Family) -> Ruleset {
+        Ruleset { family, listen_port: self.listen_port, mark: self.mark }
+    }
+}
+
+/// How often rules are committed before someone else is blamed for changing them.
+const ATTEMPTS: u32 = 3;
+
+/// The capture of this node's service connections. There is one in each network namespace.
+///
+/// Dropping it leaves everything in the kernel, as a crash does: end with [`Capture::remove`], or
+/// let the next [`Capture::install`] adopt it. All methods run programs and need a tokio runtime
+/// with time and I/O enabled; they act on the network namespace of the calling thread.
+#[derive(Debug)]
+pub struct Capture {
+    config: Config,
+    iptables: Iptables,
+    ipset: Ipset,
+    families: Vec<Family>,
+    /// For each family and table, what the install created around our rules.
+    made: PerFamily<[Made; 2]>,
+    /// How the kernel shows our rules; none until they are committed.
+    printed: PerFamily<Option<Printed>>,
+    desired: Desired,
+    /// What the sets hold, unless someone else changed them.
+    contents: Contents,
+    gate_open: bool,
+}
+
+impl Capture {
+    /// Puts sets, routes and rules in place, in this order, so that nothing is captured before
+    /// everything is there. IPv6 is left out with a warning where the node has none.
+    ///
+    /// What a predecessor left (a crash, an older version, the other iptables) is adopted: its
+    /// sets keep their elements and change only by the difference, its rules are replaced in one
+    /// transaction for each table, so that established and new connections go on meanwhile.
+    ///
+    /// # Errors
+    /// The configuration is wrong, a program is missing or failed, a route could not be added.
+    /// What was done by then stays: [`crate::cleanup`] removes it.
+    pub async fn install(config: Config, desired: &Desired) -> Result<Self, Error> {
+        config.check()?;
+        let ipset = Ipset::locate()?;
+        let iptables = Iptables::choose(config.tools).await?;
+        let families = usable_families(&iptables).await?;
+        let made = PerFamily::default();
+        let mut capture = Self {
+            config,
+            iptables,
+            ipset,
+            families,
+            made,
+            printed: PerFamily::default(),
+            desired: desired.clone(),
+            contents: Contents::new(),
+            gate_open: true,
+        };
+        capture.recall_or_probe().await?;
+        capture.settle().await?;
+        capture.leave_other_flavour().await?;
+        Ok(capture)
+    }
+
+    /// The flavour of iptables in use.
+    pub fn flavour(&self) -> Flavour {
+        self.iptables.flavour()
+    }
+
+    /// The families captured.
+    pub fn families(&self) -> &[Family] {
+        &self.families
+    }
+
+    /// Changes the sets to what is desired now. Costs one run of `ipset` with the difference, and
+    /// nothing where there is none; rules stay as they are.
+    ///
+    /// # Errors
+    /// A program failed or a route could not be added, also after everything was looked over and
+    /// mended once. The next `update` or [`Capture::audit`] tries again.
+    pub async fn update(&mut self, desired: &Desired) -> Result<(), Error> {
+        let routed = self.addresses();
+        self.desired = desired.clone();
+        if self.addresses() != routed {
+            self.settle_routes().await?;
+        }
+        let want = self.wanted();
+        let script = sets::change(&self.contents, &want);
+        if self.ipset.restore(&script).await.is_ok() {
+            self.contents = want;
+            return Ok(());
+        }
+        // Someone else took a set away.
+        self.settle().await.map(drop)
+    }
+
+    /// Compares the kernel with what it should hold and mends what differs. Returns what it
+    /// mended; empty where all was well.
+    ///
+    /// # Errors
+    /// A program failed, a route could not be added, or someone else changes the rules as fast as
+    /// they are committed. What could be mended before is.
+    pub async fn audit(&mut self) -> Result<Vec<Repair>, Error> {
+        if self.families.contains(&Family::V6) && ipv6_is_off() {
+            tracing::warn!("ipv6 was switched off on this node, its services are not captured");
+            self.families.retain(|family| *family != Family::V6);
+        }
+        self.settle().await
+    }
+
+    /// Lets new connections pass uncaptured, to whoever else handles them, from the return on.
+    /// Established ones go on: the rules stay, and with them the translation of what they
+    /// captured. Final: later updates and audits keep the gate closed.
+    ///
+    /// # Errors
+    /// `ipset` failed; the gate may be open still, and the next audit closes it.
+    pub async fn close_gate(&mut self) -> Result<(), Error> {
+        self.gate_open = false;
+        let want = self.wanted();
+        let flush = |purpose| {
+            let sets = want.keys().filter(move |name| name.purpose == purpose);
+            sets.map(|name| format!("flush {}\n", name.as_str())).collect::<String>()
+        };
+        if self.ipset.restore(&flush(sets::Purpose::Capture)).await.is_ok() {
+            self.contents = want;
+            return Ok(());
+        }
+        self.settle().await.map(drop)
+    }
+
+    /// Takes everything of ours out of the kernel. Captured connections that still run are cut
+    /// off: drain first.
+    ///
+    /// # Errors
+    /// A program failed or a route could not be deleted; [`crate::cleanup`] finishes.
+    pub async fn remove(self) -> Result<(), Error> {
+        for &family in &Family::BOTH {
+            remove_flavour(&self.iptables, family, Extent::Known).await?;
+        }
+        crate::cleanup::remove_sets(&self.ipset).await?;
+        link::remove().await.map(drop)
+    }
+
+    fn addresses(&self) -> BTreeSet<std::net::IpAddr> {
+        self.families.iter().flat_map(|family| self.desired.addresses(*family)).collect()
+    }
+
+    fn wanted(&self) -> Contents {
+        sets::wanted(&self.desired, &self.families, self.gate_open)
+    }
+
+    /// Looks everything over and mends it: sets before routes before rules.
+    async fn settle(&mut self) -> Result<Vec<Repair>, Error> {
+        let mut repairs = self.settle_sets().await?;
+        let routes = self.settle_routes().await?;
+        repairs.extend(routes.into_iter().map(|network| Repair::Route { network }));
+        for family in self.families.clone() {
+            self.settle_rules(family, &mut repairs).await?;
+        }
+        Ok(repairs)
+    }
+
+    async fn settle_sets(&mut self) -> Result<Vec<Repair>, Error> {
+        let want = self.wanted();
+        let names = self.ipset.names().await?;
+        let found = self.ipset.read(&names, &want).await?;
+        if found.values().any(|found| *found == Found::Alien) {
+            self.release_sets().await?;
+        }
+        let script = sets::mend(&names, &found, &want);
+        self.ipset.restore(&script.text).await?;
+        self.contents = want;
+        let repair =
+            |(name, damage): (sets::SetName, _)| Repair::Set { set: name.as_str(), damage };
+        Ok(script.mends.into_iter().map(repair).collect())
+    }
+
+    /// Empties our chains of whichever flavour, so that a set can be destroyed.
+    async fn release_sets(&mut self) -> Result<(), Error> {
+        for flavour in Flavour::BOTH {
+            let Ok(iptables) = Iptables::find(flavour).await else { continue };
+            for &family in &self.families {
+                for (table, listing) in iptables.read_both(family).await? {
+                    if listing.our_chains().next().is_some() {
+                        iptables.restore(family, &render::release(table, &listing)).await?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn settle_routes(&self) -> Result<Vec<IpNet>, Error> {
+        link::settle(&link::Wanted {
+            families: &self.families,
+            ranges: &self.config.service_cidrs,
+            addresses: self.addresses(),
+        })
+        .await
+    }
+
+    async fn settle_rules(
+        &mut self,
+        family: Family,
+        repairs: &mut Vec<Repair>,
+    ) -> Result<(), Error> {
+        let ruleset = self.config.ruleset(family);
+        let mut differs = Chain::Capture;
+        for attempt in 1..=ATTEMPTS {
+            let listings = self.iptables.read_both(family).await?;
+            if let Some(printed) = self.printed.get(family) {
+                let damage = listing::compare(printed, &listings);
+                if damage.is_empty() {
+                    return Ok(());
+                }
+                if attempt == 1 {
+                    repairs.extend(damage.into_iter().map(|damage| damage.repair(family)));
+                }
+            }
+            let mut text = String::new();
+            for (&table, listing) in &listings {
+                let present: Vec<&str> = listing.our_jumps().collect();
+                let made = &self.made.get(family)[table as usize];
+                text.push_str(&render::commit(&ruleset, table, &present, made));
+            }
+            let committed = self.iptables.restore(family, &text).await;
+            match listing::learn(&ruleset, &self.iptables.read_both(family).await?) {
+                Ok(printed) if committed.is_ok() => {
+                    *self.printed.get_mut(family) = Some(printed);
+                    return Ok(());
+                }
+                Ok(_) => {}
+                Err(chain) => differs = chain,
+            }
+            if attempt == ATTEMPTS {
+                committed?;
+            }
+        }
+        Err(Error::RulesNotKept { family, chain: differs.as_str(), attempts: ATTEMPTS })
+    }
+
+    /// Learns from a predecessor's record, or else from the tables, what we create around our
+    /// rules.
+    async fn recall_or_probe(&mut self) -> Result<(), Error> {
+        if self.flavour() == Flavour::Legacy {
+            return Ok(());
+        }
+        let nft = command::find("nft");
+        for &family in &self.families {
+            for table in Table::ALL {
+                let listing = self.iptables.read(family, table).await?;
+                let made = match (Made::parse(&listing), &nft) {
+                    (Some(made), _) => made,
+                    // Rules without a record: created nothing, or nothing is known of it.
+                    (None, _) if listing.our_chains().next().is_some() => Made::default(),
+                    (None, Some(nft)) => created::probe(nft, family, table).await?,
+                    (None, None) => Made::default(),
+                };
+                self.made.get_mut(family)[table as usize] = made;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes away the rules that a predecessor left in the other iptables. Ours are in place.
+    async fn leave_other_flavour(&self) -> Result<(), Error> {
+        let Ok(other) = Iptables::find(self.flavour().other()).await else { return Ok(()) };
+        if other.flavour() == self.flavour() {
+            return Ok(());
+        }
+        for family in Family::BOTH {
+            remove_flavour(&other, family, Extent::Known).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Which chains are looked through for ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Extent {
+    /// Those this version makes. Cheap whatever else the tables hold.
+    Known,
+    /// All.
+    Everything,
+}
+
+impl RuleDamage {
+    fn repair(self, family: Family) -> Repair {
+        match self {
+            Self::Chain(chain) => Repair::Chain { family, chain: chain.as_str() },
+            Self::Jump(jump, damage) => Repair::Jump {
+                family,
+                table: jump.chain.table().as_str(),
+                hook: jump.hook.as_str(),
+                damage,
+            },
+        }
+    }
+}
+
+/// IPv4, and IPv6 where the node has it.
+async fn usable_families(iptables: &Iptables) -> Result<Vec<Family>, Error> {
+    let mut families = vec![Family::V4];
+    if ipv6_is_off() {
+        tracing::warn!("this node has no ipv6, its services are not captured");
+    } else if let Some(reason) = iptables.unusable(Family::V6).await? {
+        tracing::warn!(reason, "ip6tables does not work, ipv6 services are not captured");
+    } else {
+        families.push(Family::V6);
+    }
+    Ok(families)
+}
+
+/// The kernel has no IPv6, or `lo` must not have any (`net.ipv6.conf.all.disable_ipv6`).
+fn ipv6_is_off() -> bool {
+    let switch = std::fs::read_to_string("/proc/sys/net/ipv6/conf/lo/disable_ipv6");
+    !switch.is_ok_and(|switch| switch.trim() == "0")
+}

@@ -1,0 +1,250 @@
+//! The rules, typed: which packets, what becomes of them, and where they hang.
+//!
+//! Pure. What comes in is the configuration; Services never appear, since the rules name sets.
+//! What goes out is read by `render` (text for the kernel) and by the tests' packet tracer
+//! (meaning).
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use streamvs_table::Family;
+
+use crate::sets::{Purpose, SetName};
+
+/// Where captured IPv4 packets are sent: an address of our own, local to the node by a route of
+/// ours, out of the link-local range so that nothing routes it (RFC 3927).
+pub const LISTENER_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 83, 86);
+
+/// The same for IPv6, out of a random unique local prefix (RFC 4193).
+pub const LISTENER_V6: Ipv6Addr = Ipv6Addr::new(0xfdf2, 0x43cb, 0x12db, 0x5356, 0, 0, 0, 1);
+
+/// The address of a family that captured packets are sent to.
+pub(crate) fn listener(family: Family) -> IpAddr {
+    match family {
+        Family::V4 => LISTENER_V4.into(),
+        Family::V6 => LISTENER_V6.into(),
+    }
+}
+
+/// An iptables table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Table {
+    Filter,
+    Nat,
+}
+
+impl Table {
+    /// In the order of commitment: capture begins when everything else is in place.
+    pub(crate) const ALL: [Self; 2] = [Self::Filter, Self::Nat];
+
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Filter => "filter",
+            Self::Nat => "nat",
+        }
+    }
+
+    /// The kernel's own chains that lead to ours.
+    pub(crate) fn jumps(self) -> impl Iterator<Item = Jump> {
+        JUMPS.into_iter().filter(move |jump| jump.chain.table() == self)
+    }
+
+    /// Our chains in this table.
+    pub(crate) fn chains(self) -> impl Iterator<Item = Chain> {
+        Chain::ALL.into_iter().filter(move |chain| chain.table() == self)
+    }
+}
+
+/// One of our chains.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Chain {
+    /// From INPUT: guards the listener, then [`Chain::Refuse`].
+    Input,
+    /// From FORWARD: [`Chain::Refuse`], and no looping over `lo`.
+    Forward,
+    /// From OUTPUT, and from the two above: Services without usable endpoints.
+    Refuse,
+    /// From PREROUTING and OUTPUT: sends service connections to the listener.
+    Capture,
+}
+
+impl Chain {
+    pub(crate) const ALL: [Self; 4] = [Self::Input, Self::Forward, Self::Refuse, Self::Capture];
+
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Input => "STREAMVS-INPUT",
+            Self::Forward => "STREAMVS-FORWARD",
+            Self::Refuse => "STREAMVS-REFUSE",
+            Self::Capture => "STREAMVS-CAPTURE",
+        }
+    }
+
+    pub(crate) fn table(self) -> Table {
+        match self {
+            Self::Input | Self::Forward | Self::Refuse => Table::Filter,
+            Self::Capture => Table::Nat,
+        }
+    }
+}
+
+/// Every chain of ours begins so. `cleanup` takes whatever does, older versions' chains too.
+pub(crate) const CHAIN_PREFIX: &str = "STREAMVS-";
+
+/// A jump from a chain of the kernel to one of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Jump {
+    pub(crate) hook: Hook,
+    pub(crate) chain: Chain,
+}
+
+const JUMPS: [Jump; 5] = [
+    Jump { hook: Hook::Input, chain: Chain::Input },
+    Jump { hook: Hook::Forward, chain: Chain::Forward },
+    Jump { hook: Hook::Output, chain: Chain::Refuse },
+    Jump { hook: Hook::Prerouting, chain: Chain::Capture },
+    Jump { hook: Hook::Output, chain: Chain::Capture },
+];
+
+/// A chain of the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Hook {
+    Prerouting,
+    Input,
+    Forward,
+    Output,
+}
+
+impl Hook {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Prerouting => "PREROUTING",
+            Self::Input => "INPUT",
+            Self::Forward => "FORWARD",
+            Self::Output => "OUTPUT",
+        }
+    }
+}
+
+/// One test of a packet. A rule's tests must all hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Condition {
+    /// It is addressed to this very address.
+    Destination(IpAddr),
+    /// It is about to leave by `lo`.
+    LeavesByLoopback,
+    /// It is TCP.
+    Tcp,
+    /// To this TCP port.
+    Port(u16),
+    /// It opens a TCP connection: SYN, and neither ACK, RST nor FIN.
+    Opening,
+    /// None of these mark bits is set: it is not from a socket of ours.
+    WithoutMark(u32),
+    /// It is the first of its connection.
+    New,
+    /// Its connection's destination was translated on this node.
+    Translated,
+    /// Its destination address, protocol and port are an element of this purpose's set.
+    In(Purpose),
+}
+
+/// What becomes of a packet for which all tests hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// It and its connection go to this address instead.
+    Redirect(SocketAddr),
+    /// It passes this table.
+    Accept,
+    /// A TCP reset answers it.
+    Reset,
+    /// "Port unreachable" answers it.
+    PortUnreachable,
+    /// "No route" answers it.
+    NoRoute,
+    /// Nothing answers it.
+    Drop,
+    /// The other chain is asked, then the next rule.
+    Call(Chain),
+}
+
+/// One rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Rule {
+    pub(crate) when: Vec<Condition>,
+    pub(crate) verdict: Verdict,
+    /// For who reads the node's rules. Without quotes or backslashes.
+    pub(crate) comment: &'static str,
+}
+
+/// The rules of one family.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Ruleset {
+    pub(crate) family: Family,
+    pub(crate) listen_port: u16,
+    pub(crate) mark: u32,
+}
+
+impl Ruleset {
+    /// The rules of one chain, in order.
+    pub(crate) fn rules(&self, chain: Chain) -> Vec<Rule> {
+        use Condition::{
+            Destination, In, LeavesByLoopback, New, Opening, Port, Tcp, Translated, WithoutMark,
+        };
+        let port = self.listen_port;
+        let listener = listener(self.family);
+        match chain {
+            Chain::Capture => vec![Rule {
+                when: vec![Tcp, WithoutMark(self.mark), In(Purpose::Capture)],
+                verdict: Verdict::Redirect(SocketAddr::new(listener, port)),
+                comment: "streamvs service to the listener",
+            }],
+            Chain::Input => vec![
+                Rule {
+                    when: vec![Destination(listener), Tcp, Port(port), Translated],
+                    verdict: Verdict::Accept,
+                    comment: "streamvs captured connection",
+                },
+                Rule {
+                    when: vec![Tcp, Port(port), Opening],
+                    verdict: Verdict::Reset,
+                    comment: "streamvs listener dialled directly",
+                },
+                call(Chain::Refuse),
+            ],
+            Chain::Forward => vec![
+                call(Chain::Refuse),
+                Rule {
+                    when: vec![LeavesByLoopback],
+                    verdict: Verdict::NoRoute,
+                    comment: "streamvs no such service",
+                },
+            ],
+            Chain::Refuse => vec![
+                Rule {
+                    when: vec![Tcp, New, In(Purpose::Reject)],
+                    verdict: Verdict::Reset,
+                    comment: "streamvs service has no endpoints",
+                },
+                Rule {
+                    when: vec![New, In(Purpose::Reject)],
+                    verdict: Verdict::PortUnreachable,
+                    comment: "streamvs service has no endpoints",
+                },
+                Rule {
+                    when: vec![New, In(Purpose::Drop)],
+                    verdict: Verdict::Drop,
+                    comment: "streamvs service has no local endpoints",
+                },
+            ],
+        }
+    }
+
+    /// The set of this family for a purpose.
+    pub(crate) fn set(&self, purpose: Purpose) -> SetName {
+        SetName { purpose, family: self.family }
+    }
+}
+
+fn call(chain: Chain) -> Rule {
+    Rule { when: Vec::new(), verdict: Verdict::Call(chain), comment: "streamvs refused services" }
+}

@@ -1,0 +1,169 @@
+//! `streamvs run`: starts all stages in order, waits, and stops them in order.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use streamvs_admin::{Admin, Health, NodeMetrics, NodeState, Server};
+use streamvs_balance::Plan;
+use streamvs_capture::Capture;
+use streamvs_table::publish;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinError;
+use tokio::time::timeout;
+
+use crate::cli::RunOptions;
+use crate::config;
+use crate::control::{Publication, Rules};
+use crate::error::Error;
+use crate::telemetry;
+use crate::workers::{self, Workers};
+
+/// From the closed gate to the closed listener: connections that were captured just before are
+/// accepted meanwhile. Several round trips of any network a node's clients are on.
+const GATE_SETTLES: Duration = Duration::from_millis(100);
+
+/// Runs the agent until it is told to stop.
+pub(crate) fn run(options: RunOptions) -> Result<(), Error> {
+    telemetry::init(&options.log);
+    control_runtime()?.block_on(serve(options))
+}
+
+/// Everything but the data path runs on one thread of its own, so that neither a scrape nor a
+/// large table delays traffic.
+pub(crate) fn control_runtime() -> Result<tokio::runtime::Runtime, Error> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Runtime)
+}
+
+async fn serve(options: RunOptions) -> Result<(), Error> {
+    let mut signals = Signals::new()?;
+    let node_name = config::node_name(&options)?;
+    tracing::info!(node = %node_name, version = env!("CARGO_PKG_VERSION"), "starting");
+
+    let health = Arc::new(Health::new(options.iptables_sync_period * 2, NodeState::Untracked));
+    let metrics = Arc::new(NodeMetrics::default());
+    let server = Server::bind(config::admin_addresses(&options)).await.map_err(Error::Admin)?;
+
+    // The data path listens before anything is captured.
+    let port = options.listen_port;
+    let listeners = streamvs_accept::bind(port, config::worker_count(&options))
+        .map_err(|source| Error::Listen { port, source })?;
+    let (publisher, plan) = publish::channel(Arc::new(Plan::empty()));
+    let (drain, draining) = watch::channel(false);
+    let shared = workers::Shared {
+        plan: plan.clone(),
+        relay: config::relay(&options),
+        on_refused: config::count_refusals(&metrics),
+        drain: draining,
+    };
+    let mut workers = workers::start(listeners, &shared)?;
+
+    let (desired, desired_changed) = watch::channel(None);
+    let rules = Rules {
+        config: config::capture(&options),
+        desired: desired_changed,
+        sync_period: options.iptables_sync_period,
+        health: Arc::clone(&health),
+        metrics: Arc::clone(&metrics),
+    };
+    let (stop_rules, rules_stopped) = oneshot::channel();
+    let mut rules = tokio::spawn(rules.run(rules_stopped));
+
+    let publication = Publication {
+        plan: publisher,
+        scheduler: options.ipvs_scheduler,
+        desired,
+        health: Arc::clone(&health),
+        metrics: Arc::clone(&metrics),
+    };
+    let manifests = config::manifests(&options, node_name);
+    let watching = streamvs_watch::manifests(manifests, |snapshot| publication.publish(snapshot));
+
+    let (stop_admin, mut admin_stopped) = watch::channel(false);
+    let admin = tokio::spawn(server.serve(Admin { plan, health, metrics }, async move {
+        // A sender that is gone stops it too.
+        let _ = admin_stopped.wait_for(|stop| *stop).await;
+    }));
+
+    let failed = tokio::select! {
+        () = signals.stop() => None,
+        Err(source) = watching => {
+            Some(Error::Watch { directory: options.manifests.clone(), source })
+        }
+        ended = &mut rules => Some(rules_failure(ended)),
+        () = workers.one_ended() => Some(Error::WorkerLost),
+    };
+    match &failed {
+        Some(error) => tracing::error!(error = %error, "stopping because of this"),
+        None => tracing::info!("stopping"),
+    }
+
+    // Close the gate, let what was captured until now arrive, then let connections end.
+    let _ = stop_rules.send(());
+    let capture = if rules.is_finished() { None } else { gate_closed(rules.await) };
+    if capture.is_some() {
+        tokio::time::sleep(GATE_SETTLES).await;
+    }
+    drain.send_replace(true);
+    drain_workers(&mut workers, &mut signals, options.drain_timeout).await;
+    // Rules last: established connections need them until here.
+    if let Some(capture) = capture
+        && let Err(error) = capture.remove().await
+    {
+        tracing::error!(error = %error, "cannot remove all rules, run `streamvs cleanup`");
+    }
+    stop_admin.send_replace(true);
+    // Ends within its own grace; its failures are logged where they happen.
+    let _ = admin.await;
+    tracing::info!("stopped");
+    failed.map_or(Ok(()), Err)
+}
+
+/// Waits for the last connection, the deadline, or an impatient second signal.
+async fn drain_workers(workers: &mut Workers, signals: &mut Signals, deadline: Duration) {
+    tokio::select! {
+        drained = timeout(deadline, workers.all_ended()) => match drained {
+            Ok(()) => tracing::info!("all connections have ended"),
+            Err(_) => tracing::warn!(?deadline, "connections are cut off at the drain timeout"),
+        },
+        () = signals.stop() => tracing::warn!("connections are cut off by a second signal"),
+    }
+}
+
+type RulesEnd = Result<Result<Option<Capture>, Error>, JoinError>;
+
+/// Why the keeper of the rules ended before it was told to.
+fn rules_failure(ended: RulesEnd) -> Error {
+    match ended {
+        Ok(Err(error)) => error,
+        Ok(Ok(_)) | Err(_) => Error::RulesLost,
+    }
+}
+
+/// The rules that are still to be removed.
+fn gate_closed(ended: RulesEnd) -> Option<Capture> {
+    ended.ok().and_then(Result::ok).flatten()
+}
+
+/// SIGTERM and SIGINT.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, Error> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).map_err(Error::Signals)?,
+            interrupt: signal(SignalKind::interrupt()).map_err(Error::Signals)?,
+        })
+    }
+
+    /// Ready when the process is asked to stop.
+    async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! From a new table to what traffic and the kernel see of it.
+//!
+//! ```text
+//! watch --snapshot--> Publication --plan-----> workers   (one atomic swap)
+//!                          |
+//!                          +-------desired---> Rules --> kernel (newest only)
+//! ```
+//!
+//! Traffic first: a Service is known to the workers before the kernel sends them its connections.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use streamvs_admin::{Health, Moment, NodeMetrics};
+use streamvs_balance::{Plan, SchedulerName};
+use streamvs_capture::{Capture, Desired};
+use streamvs_table::publish::Publisher;
+use streamvs_table::{Family, Snapshot};
+use tokio::sync::{oneshot, watch};
+
+use crate::error::Error;
+
+/// How long a failed change of rules waits before it is tried again.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
+
+/// The single writer of the table.
+pub(crate) struct Publication {
+    pub(crate) plan: Publisher<Plan>,
+    pub(crate) scheduler: SchedulerName,
+    pub(crate) desired: watch::Sender<Option<Arc<Desired>>>,
+    pub(crate) health: Arc<Health>,
+    pub(crate) metrics: Arc<NodeMetrics>,
+}
+
+impl Publication {
+    /// Shows a new table to the workers, then tells the kernel's writer.
+    pub(crate) fn publish(&self, snapshot: Snapshot) {
+        let started = Instant::now();
+        for family in Family::BOTH {
+            self.health.queued(family, Moment::now());
+        }
+        let snapshot = Arc::new(snapshot);
+        let (plan, notices) =
+            self.plan.current().next(Arc::clone(&snapshot), self.scheduler, started);
+        let plan = Arc::new(plan);
+        self.plan.publish(Arc::clone(&plan));
+        self.metrics.table_swapped(started.elapsed());
+        for notice in notices {
+            tracing::warn!("{notice}");
+        }
+        tracing::info!(
+            generation = snapshot.generation(),
+            service_port_count = snapshot.services().len(),
+            "table published"
+        );
+        self.desired.send_replace(Some(Arc::new(Desired::from_snapshot(&snapshot))));
+    }
+}
+
+/// The single writer of the kernel's rules.
+pub(crate) struct Rules {
+    /// None: `--capture none`.
+    pub(crate) config: Option<streamvs_capture::Config>,
+    pub(crate) desired: watch::Receiver<Option<Arc<Desired>>>,
+    pub(crate) sync_period: Duration,
+    pub(crate) health: Arc<Health>,
+    pub(crate) metrics: Arc<NodeMetrics>,
+}
+
+impl Rules {
+    /// Installs rules for the first table and keeps them true until `stop`; then closes the gate
+    /// and gives the rules back, so that established connections can end before they are removed.
+    ///
+    /// # Errors
+    /// The first installation failed: without capture there is nothing to do. Later failures are
+    /// logged, show in `/healthz`, and are tried again.
+    pub(crate) async fn run(
+        mut self,
+        mut stop: oneshot::Receiver<()>,
+    ) -> Result<Option<Capture>, Error> {
+        let Some(mut capture) = self.install(&mut stop).await? else {
+            return Ok(None);
+        };
+        let mut audit = tokio::time::interval(self.sync_period);
+        audit.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        audit.reset();
+        loop {
+            tokio::select! {
+                biased;
+                _ = &mut stop => break,
+                changed = self.desired.changed() => {
+                    if changed.is_err() {
+                        break;
+                    }
+                    self.update(&mut capture).await;
+                }
+                _ = audit.tick() => self.audit(&mut capture).await,
+            }
+        }
+        if let Err(error) = capture.close_gate().await {
+            tracing::error!(error = %error, "cannot stop capturing new connections");
+        }
+        Ok(Some(capture))
+    }
+
+    /// Waits for the first table and installs its rules. None: nothing is to be captured, or the
+    /// process stops already.
+    async fn install(
+        &mut self,
+        stop: &mut oneshot::Receiver<()>,
+    ) -> Result<Option<Capture>, Error> {
+        loop {
+            tokio::select! {
+                biased;
+                _ = &mut *stop => return Ok(None),
+                changed = self.desired.changed() => {
+                    if changed.is_err() {
+                        return Ok(None);
+                    }
+                }
+            }
+            let Some(desired) = self.desired.borrow_and_update().clone() else {
+                continue;
+            };
+            match self.config.take() {
+                Some(config) => {
+                    let started = Instant::now();
+                    let installed = Capture::install(config, &desired).await;
+                    let capture = installed.map_err(Error::Capture)?;
+                    self.applied(started);
+                    tracing::info!(
+                        captured_count = desired.capture.len(),
+                        "capture rules installed"
+                    );
+                    return Ok(Some(capture));
+                }
+                None => self.applied(Instant::now()),
+            }
+        }
+    }
+
+    /// Brings the kernel to the newest table, however often that fails.
+    async fn update(&mut self, capture: &mut Capture) {
+        loop {
+            let Some(desired) = self.desired.borrow_and_update().clone() else {
+                return;
+            };
+            let started = Instant::now();
+            match capture.update(&desired).await {
+                Ok(()) => return self.applied(started),
+                Err(error) => {
+                    tracing::error!(error = %error, "cannot update the capture rules, trying again");
+                    tokio::time::sleep(RETRY_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    async fn audit(&self, capture: &mut Capture) {
+        match capture.audit().await {
+            Ok(repairs) => {
+                for repair in repairs {
+                    self.metrics.capture_repaired(1);
+                    tracing::warn!(repair = %repair, "somebody changed our rules, repaired");
+                }
+            }
+            Err(error) => {
+                tracing::error!(error = %error, "cannot check the capture rules");
+            }
+        }
+    }
+
+    /// The kernel agrees with the newest table this was told of.
+    fn applied(&self, started: Instant) {
+        for family in Family::BOTH {
+            self.metrics.rules_synced(family, started.elapsed());
+            self.health.applied(family, Moment::now());
+        }
+    }
+}

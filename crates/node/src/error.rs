@@ -1,0 +1,77 @@
+//! Why the program ends other than well.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+/// What stops the program. Everything that can be survived is logged instead.
+#[derive(Debug)]
+pub(crate) enum Error {
+    /// A thread or runtime cannot be made.
+    Runtime(io::Error),
+    /// The host name is needed and cannot be read.
+    HostName(io::Error),
+    /// The listener's port cannot be bound.
+    Listen { port: u16, source: io::Error },
+    /// The signal handlers cannot be set.
+    Signals(io::Error),
+    /// The kernel's rules cannot be set.
+    Capture(streamvs_capture::Error),
+    /// The manifests cannot be watched.
+    Watch { directory: PathBuf, source: streamvs_watch::Error },
+    /// An admin server failed, or the agent's socket does not answer.
+    Admin(streamvs_admin::Error),
+    /// Standard output is closed.
+    Output(io::Error),
+    /// A data path thread ended by itself.
+    WorkerLost,
+    /// The task that keeps the rules ended by itself.
+    RulesLost,
+}
+
+impl Error {
+    /// 1: failed at run time. 2 is wrong usage or configuration.
+    pub(crate) fn exit_code(&self) -> u8 {
+        match self {
+            Self::Watch { .. } => 2,
+            _ => 1,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Runtime(source) => write!(f, "cannot start a runtime: {source}"),
+            Self::HostName(source) => {
+                write!(f, "cannot read the host name: {source}; set --hostname-override")
+            }
+            Self::Listen { port, source } => write!(f, "cannot listen on port {port}: {source}"),
+            Self::Signals(source) => write!(f, "cannot handle signals: {source}"),
+            Self::Capture(source) => write!(f, "cannot capture traffic: {source}"),
+            Self::Watch { directory, source } => {
+                write!(f, "cannot watch {}: {source}", directory.display())
+            }
+            Self::Admin(source) => write!(f, "{source}"),
+            Self::Output(source) => write!(f, "cannot write: {source}"),
+            Self::WorkerLost => f.write_str("a data path thread has ended"),
+            Self::RulesLost => f.write_str("the keeper of the capture rules has ended"),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Runtime(source)
+            | Self::HostName(source)
+            | Self::Listen { source, .. }
+            | Self::Signals(source)
+            | Self::Output(source) => Some(source),
+            Self::Capture(source) => Some(source),
+            Self::Watch { source, .. } => Some(source),
+            Self::Admin(source) => Some(source),
+            Self::WorkerLost | Self::RulesLost => None,
+        }
+    }
+}

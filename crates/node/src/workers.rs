@@ -1,0 +1,112 @@
+//! The data path's threads: one `current_thread` runtime each.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread;
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use streamvs_accept::{Config, Listener, OnRefused};
+use streamvs_balance::Plan;
+use streamvs_relay::Options;
+use streamvs_relay::h2::Drain;
+use streamvs_table::publish::Reader;
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+
+use crate::error::Error;
+
+/// Descriptors kept for everything but connections: admin, pools, rules, logs.
+const RESERVED_DESCRIPTORS: u64 = 1024;
+
+/// Fewest connections a worker serves, however few descriptors there are.
+const LEAST_CONNECTIONS: u64 = 64;
+
+/// What every worker gets a copy of.
+pub(crate) struct Shared {
+    pub(crate) plan: Reader<Plan>,
+    pub(crate) relay: Options,
+    pub(crate) on_refused: OnRefused,
+    pub(crate) drain: Drain,
+}
+
+/// Starts a thread for each listener. The receiver yields once for each worker that has ended.
+pub(crate) fn start(listeners: Vec<Listener>, shared: &Shared) -> Result<Workers, Error> {
+    let count = listeners.len();
+    let max_connections = connections_for_each(count);
+    tracing::info!(worker_count = count, max_connections, "starting the data path");
+    let (ended, receiver) = mpsc::channel(count);
+    for (index, listener) in listeners.into_iter().enumerate() {
+        let config = Config {
+            listener,
+            plan: shared.plan.clone(),
+            original_dst: Box::new(original_dst),
+            relay: shared.relay.clone(),
+            max_connections,
+            on_refused: Arc::clone(&shared.on_refused),
+            drain: shared.drain.clone(),
+        };
+        let ended = ended.clone();
+        // Joined through `ended`: the process does not outlive its drain.
+        thread::Builder::new()
+            .name(format!("worker-{index}"))
+            .spawn(move || {
+                if let Err(error) = run(config) {
+                    tracing::error!(error = %error, "data path thread failed");
+                }
+                // Only the process's end closes the receiver, and then nobody asks.
+                let _ = ended.blocking_send(());
+            })
+            .map_err(Error::Runtime)?;
+    }
+    Ok(Workers { running_count: count, ended: receiver })
+}
+
+/// The started threads.
+pub(crate) struct Workers {
+    running_count: usize,
+    ended: mpsc::Receiver<()>,
+}
+
+impl Workers {
+    /// Ready when one more has ended.
+    pub(crate) async fn one_ended(&mut self) {
+        if self.ended.recv().await.is_some() {
+            self.running_count -= 1;
+        }
+    }
+
+    /// Ready when all have ended.
+    pub(crate) async fn all_ended(&mut self) {
+        while self.running_count > 0 {
+            self.one_ended().await;
+        }
+    }
+}
+
+fn run(config: Config) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(streamvs_accept::run(config))
+}
+
+fn original_dst(socket: &TcpStream) -> io::Result<SocketAddr> {
+    streamvs_capture::original_destination(socket)
+}
+
+/// Raises the soft limit of descriptors to the hard one and divides them: two a connection.
+fn connections_for_each(worker_count: usize) -> usize {
+    let descriptors = match getrlimit(Resource::RLIMIT_NOFILE) {
+        Ok((_, hard)) => {
+            if let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
+                tracing::warn!(error = %error, "cannot raise the limit of descriptors");
+            }
+            getrlimit(Resource::RLIMIT_NOFILE).map_or(hard, |(soft, _)| soft)
+        }
+        Err(error) => {
+            tracing::warn!(error = %error, "cannot read the limit of descriptors");
+            RESERVED_DESCRIPTORS
+        }
+    };
+    let for_each = descriptors.saturating_sub(RESERVED_DESCRIPTORS) / 2 / worker_count as u64;
+    usize::try_from(for_each.max(LEAST_CONNECTIONS)).unwrap_or(usize::MAX)
+}
