@@ -1,1 +1,19 @@
-//! tests/netns.
+//! The program `streamvs` on a node made of network namespaces, with real rules and real sockets.
+//!
+//! Each file is a promise to an operator; each test is a sentence of it. They need root, and the
+//! program built: `scripts/test` sees to both. A test fails where something is missing, unless
+//! `STREAMVS_SKIP_PRIVILEGED=1` turns that into a line which says so.
+//!
+//! - `spread`: where streams go, under each scheduler, in each shape of a node.
+//! - `updates`: endpoints come and go under load.
+//! - `tcp`: everything that is not HTTP/2.
+//! - `guard`: the listener cannot be abused, and nothing is captured twice.
+//! - `lifecycle`: start, stop, crash, cleaning up, wrong files.
+//! - `peers`: programs nobody here wrote.
+
+#[cfg(test)]
+mod scene;
+#[cfg(test)]
+mod spread;
+#[cfg(test)]
+mod updates;

@@ -1,0 +1,272 @@
+//! Aim: one connection's streams reach all pods, as the scheduler says. Method: the article's two
+//! tests with exact counts, then each scheduler with an endpoint that misbehaves or leaves.
+
+use std::time::Duration;
+
+use streamvs_support::grpc::load::Load;
+use streamvs_support::grpc::{Conduct, Kind};
+use streamvs_support::lab::{Host, Lab, Shape};
+use streamvs_support::manifest::Service;
+use streamvs_support::wait::{eventually, eventually_equals};
+use streamvs_support::{Family, grpc};
+
+use crate::scene::{PODS, Scene, address, grpc_service, needs_node};
+
+/// Far above what any of this takes.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The article's test: `connections` connections, 3000 unary calls, exact rotation.
+fn check_even(family: Family, connections: usize) {
+    let scene = Scene::new();
+    let endpoints = scene.grpc(family, PODS);
+    let service = grpc_service(family);
+    scene.publish(&service, &PODS);
+    let agent = scene.agent(&[]);
+
+    let report = Load::unary(address(&service), connections).calls(3000).run(scene.client());
+    let report = report.without_failure();
+    assert!(report.spread(&PODS) <= 1, "{:?}", report.calls);
+    // The endpoints' own counts agree, so nothing was sent twice.
+    let counts: Vec<u64> = endpoints.iter().map(grpc::Endpoint::calls).collect();
+    assert_eq!(counts.iter().sum::<u64>(), 3000);
+    assert_eq!(counts, PODS.map(|pod| report.of(pod)));
+
+    let listed: u64 = agent
+        .endpoints(service.name())
+        .values()
+        .map(|endpoint| endpoint["streams"].as_u64().expect("streams is a number"))
+        .sum();
+    assert_eq!(listed, 3000, "list counts the same streams");
+    let captured = agent.metric("streamvs_connections_total", &[("protocol", "http2")]);
+    assert_eq!(captured, Some(connections as f64));
+}
+
+#[test]
+fn one_connection_reaches_three_pods_evenly_v4() {
+    needs_node!();
+    check_even(Family::V4, 1);
+}
+
+#[test]
+fn one_connection_reaches_three_pods_evenly_v6() {
+    needs_node!();
+    check_even(Family::V6, 1);
+}
+
+#[test]
+fn three_connections_reach_three_pods_evenly_v4() {
+    needs_node!();
+    check_even(Family::V4, 3);
+}
+
+#[test]
+fn three_connections_reach_three_pods_evenly_v6() {
+    needs_node!();
+    check_even(Family::V6, 3);
+}
+
+#[test]
+fn all_four_kinds_of_calls_are_spread() {
+    needs_node!();
+    for family in Family::BOTH {
+        let scene = Scene::new();
+        let endpoints = scene.grpc(family, PODS);
+        let service = grpc_service(family);
+        scene.publish(&service, &PODS);
+        let _agent = scene.agent(&[]);
+        for kind in Kind::ALL {
+            let load = Load::unary(address(&service), 1).calls(300).kind(kind);
+            let report = load.run(scene.client()).without_failure();
+            assert!(report.spread(&PODS) <= 1, "{family:?} {kind:?}: {:?}", report.calls);
+            assert!(endpoints.iter().all(|endpoint| endpoint.calls_of(kind) == 100));
+        }
+    }
+}
+
+#[test]
+fn lc_steers_around_a_stuck_pod() {
+    needs_node!();
+    let scene = Scene::new();
+    let endpoints = scene.grpc(Family::V4, PODS);
+    let service = grpc_service(Family::V4).scheduler("lc");
+    scene.publish(&service, &PODS);
+    let _agent = scene.agent(&[]);
+
+    endpoints[0].conduct(Conduct::Stuck);
+    let load = Load::unary(address(&service), 1).start(scene.client());
+    load.advance(500);
+    // Ten calls are under way at most, so the stuck pod can hold no more than its third of them
+    // and one: with more on it than on another it is never the least.
+    let held = endpoints[0].active();
+    assert!((1..=4).contains(&held), "the stuck pod holds {held} calls");
+    assert_eq!(endpoints[0].calls(), held, "nothing but those went to it");
+
+    endpoints[0].conduct(Conduct::Steady);
+    eventually_equals("the stuck calls end", PATIENCE, &0, || endpoints[0].active().min(1));
+    load.advance(100);
+    load.stop().without_failure();
+}
+
+#[test]
+fn rr_does_not_look_at_a_stuck_pod() {
+    needs_node!();
+    // The opposite of the test above: it could not fail if every scheduler steered around.
+    let scene = Scene::new();
+    let endpoints = scene.grpc(Family::V4, PODS);
+    let service = grpc_service(Family::V4);
+    scene.publish(&service, &PODS);
+    let _agent = scene.agent(&[]);
+
+    endpoints[0].conduct(Conduct::Stuck);
+    let load = Load::unary(address(&service), 1).start(scene.client());
+    eventually_equals("all ten calls are stuck", PATIENCE, &10, || endpoints[0].active());
+    endpoints[0].conduct(Conduct::Steady);
+    load.advance(100);
+    load.stop().without_failure();
+}
+
+#[test]
+fn random_stays_within_four_sigma() {
+    needs_node!();
+    let scene = Scene::new();
+    let _endpoints = scene.grpc(Family::V4, PODS);
+    let service = grpc_service(Family::V4);
+    scene.publish(&service, &PODS);
+    let _agent = scene.agent(&["--ipvs-scheduler", "random"]);
+
+    let load = || Load::unary(address(&service), 1).calls(3000).run(scene.client());
+    let reports = [load(), load(), load()].map(|report| report.without_failure());
+    // Of 3000 fair choices among three each gets 1000, sigma = sqrt(3000 * 1/3 * 2/3) = 25.8.
+    for report in &reports {
+        for pod in PODS {
+            assert!(report.of(pod).abs_diff(1000) <= 104, "{:?}", report.calls);
+        }
+    }
+    // And it is not rotation: chance alone makes three runs that even once in 10^10 times.
+    assert!(reports.iter().any(|report| report.spread(&PODS) > 1));
+}
+
+#[test]
+fn session_affinity_pins_every_stream_of_a_client() {
+    needs_node!();
+    let scene = Scene::new();
+    let _endpoints = scene.grpc(Family::V4, PODS);
+    let service = grpc_service(Family::V4).affinity(600);
+    scene.publish(&service, &PODS);
+    let agent = scene.agent(&[]);
+
+    let load = || Load::unary(address(&service), 3).calls(300).run(scene.client());
+    let first = load().without_failure();
+    assert_eq!(first.calls.len(), 1, "three connections, one pod: {:?}", first.calls);
+    let pinned = first.calls.keys().next().expect("there is one").clone();
+    assert_eq!(load().without_failure().calls, first.calls, "and the same one later");
+
+    // Its pod goes: another one is picked, and kept.
+    let left: Vec<&str> = PODS.into_iter().filter(|pod| *pod != pinned).collect();
+    scene.publish(&service, &left);
+    scene.wait_until_used(&agent, &service, &left);
+    let second = load().without_failure();
+    assert_eq!(second.calls.len(), 1, "{:?}", second.calls);
+    assert_eq!(second.of(&pinned), 0);
+}
+
+#[test]
+fn the_annotation_changes_the_scheduler_of_open_connections() {
+    needs_node!();
+    let scene = Scene::new();
+    let endpoints = scene.grpc(Family::V4, PODS);
+    let service = grpc_service(Family::V4);
+    scene.publish(&service, &PODS);
+    let agent = scene.agent(&[]);
+    let counts = || endpoints.iter().map(grpc::Endpoint::calls).collect::<Vec<_>>();
+    let scheduler = || agent.list()[0]["scheduler"].as_str().unwrap_or_default().to_owned();
+
+    let load = Load::unary(address(&service), 1).start(scene.client());
+    load.advance(300);
+    assert!(counts().iter().all(|count| *count > 0), "rr reaches all: {:?}", counts());
+
+    // By the client's address: all streams of this client go to one pod.
+    scene.manifests.service(&service.clone().scheduler("sh"));
+    eventually_equals("list shows sh", PATIENCE, &"sh".to_owned(), scheduler);
+    std::thread::sleep(crate::scene::ON_ITS_WAY);
+    let before = counts();
+    load.advance(300);
+    let grown = counts().iter().zip(&before).filter(|(now, then)| now > then).count();
+    assert_eq!(grown, 1, "sh pins: {before:?} -> {:?}", counts());
+
+    // A name nobody knows keeps the default.
+    scene.manifests.service(&service.clone().scheduler("fastest"));
+    eventually_equals("list shows rr", PATIENCE, &"rr".to_owned(), scheduler);
+    eventually("the log names it", PATIENCE, || agent.log().contains("fastest"));
+    let before = counts();
+    load.advance(300);
+    assert!(counts().iter().zip(&before).all(|(now, then)| now > then), "rr reaches all again");
+    let report = load.stop().without_failure();
+    assert_eq!(report.reconnected, 0, "all of it on one connection");
+}
+
+/// One connection from `client`, evenly to all three pods.
+fn check_from(scene: &Scene, client: &Host) {
+    for family in Family::BOTH {
+        let service = grpc_service(family);
+        let load = Load::unary(address(&service), 1).calls(300);
+        let report = load.run(client).without_failure();
+        assert!(
+            report.spread(&PODS) <= 1,
+            "{family:?} from {} in {:?}: {:?}",
+            client.name(),
+            scene.lab.node().name(),
+            report.calls
+        );
+    }
+}
+
+/// Every kind of client a node has, both families, in one shape.
+fn check_shape(shape: Shape) {
+    let scene =
+        Scene::of(Lab::builder().shape(shape).pod("client").pods(["a", "b"]).remote_pod("c"));
+    let _endpoints = Family::BOTH.map(|family| scene.grpc(family, PODS));
+    let both = Service::new("echo", &Family::BOTH, 10).port("grpc", 80, crate::scene::GRPC_PORT);
+    scene.publish(&both, &PODS);
+    let _agent = scene.agent(&[]);
+    check_from(&scene, scene.client());
+    // A pod that is an endpoint itself may be given itself.
+    check_from(&scene, scene.lab.pod("a"));
+    // A process of the node, which has no default route.
+    check_from(&scene, scene.lab.node());
+}
+
+
+#[test]
+fn every_client_of_a_point_to_point_node_is_served() {
+    needs_node!();
+    check_shape(Shape::PointToPoint);
+}
+
+#[test]
+fn every_client_of_a_bridge_node_is_served() {
+    needs_node!();
+    check_shape(Shape::Bridge);
+}
+
+#[test]
+fn every_client_of_an_unnumbered_node_is_served() {
+    needs_node!();
+    check_shape(Shape::Unnumbered);
+}
+
+#[test]
+fn both_kinds_of_iptables_capture() {
+    needs_node!("iptables-nft", "iptables-legacy");
+    for backend in ["nft", "legacy"] {
+        let scene = Scene::new();
+        let _endpoints = Family::BOTH.map(|family| scene.grpc(family, PODS));
+        let both =
+            Service::new("echo", &Family::BOTH, 10).port("grpc", 80, crate::scene::GRPC_PORT);
+        scene.publish(&both, &PODS);
+        let _agent = scene.agent(&["--iptables-backend", backend]);
+        check_from(&scene, scene.client());
+        let save = scene.lab.node().output(&format!("iptables-{backend}-save"), &["-t", "nat"]);
+        assert!(save.contains("STREAMVS"), "{backend}: {save}");
+    }
+}
