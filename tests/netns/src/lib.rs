@@ -12,8 +12,16 @@
 //! - `peers`: programs nobody here wrote.
 
 #[cfg(test)]
+mod guard;
+#[cfg(test)]
+mod lifecycle;
+#[cfg(test)]
+mod peers;
+#[cfg(test)]
 mod scene;
 #[cfg(test)]
 mod spread;
+#[cfg(test)]
+mod tcp;
 #[cfg(test)]
 mod updates;

@@ -236,7 +236,6 @@ fn check_shape(shape: Shape) {
     check_from(&scene, scene.lab.node());
 }
 
-
 #[test]
 fn every_client_of_a_point_to_point_node_is_served() {
     needs_node!();

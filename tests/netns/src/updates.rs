@@ -15,9 +15,7 @@ use streamvs_support::{Family, grpc, tcp};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpSocket;
 
-use crate::scene::{
-    ON_ITS_WAY, PODS, Scene, address, grpc_service, needs_node, tcp_service,
-};
+use crate::scene::{ON_ITS_WAY, PODS, Scene, address, grpc_service, needs_node, tcp_service};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 

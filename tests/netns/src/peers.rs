@@ -1,0 +1,192 @@
+//! Aim: programs nobody here wrote work through the capture as they do without it.
+//! Method: each is started in a pod of its own and used by its own client from another.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use streamvs_support::Family;
+use streamvs_support::lab::Host;
+use streamvs_support::manifest::Service;
+use streamvs_support::process::Process;
+use streamvs_support::wait::eventually;
+
+use crate::scene::{Scene, needs_node};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A Service in front of one port of some pods.
+fn service(scene: &Scene, port: u16, pods: &[&str]) -> Service {
+    let service = Service::new("peer", &[Family::V4], 20).port("", port, port);
+    scene.publish(&service, pods);
+    service
+}
+
+fn start(scene: &Scene, host: &Host, name: &str, command: Command) -> Process {
+    let log = scene.folder.path().join(format!("{name}-{}.log", host.name()));
+    Process::start(command, &log)
+}
+
+fn wait_for_port(host: &Host, port: u16) {
+    let address = host.at(Family::V4, port);
+    eventually("the peer listens", PATIENCE, || {
+        host.netns().run(|| std::net::TcpStream::connect(address).is_ok())
+    });
+}
+
+#[test]
+fn redis_answers_through_the_service() {
+    needs_node!("redis-server", "redis-cli");
+    let scene = Scene::new();
+    let pod = scene.lab.pod("a");
+    let mut command = pod.netns().command("redis-server");
+    command.args(["--port", "6379", "--bind", "0.0.0.0", "--protected-mode", "no", "--save", ""]);
+    let _server = start(&scene, pod, "redis", command);
+    wait_for_port(pod, 6379);
+    let service = service(&scene, 6379, &["a"]);
+    let _agent = scene.agent(&[]);
+    let ip = service.ip(Family::V4).to_string();
+    let client = scene.client().netns();
+    assert_eq!(client.output("redis-cli", &["-h", &ip, "set", "k", "v"]).trim(), "OK");
+    assert_eq!(client.output("redis-cli", &["-h", &ip, "get", "k"]).trim(), "v");
+}
+
+#[test]
+fn mariadb_greets_first_and_is_not_kept_waiting() {
+    needs_node!("mariadbd", "mariadb", "mariadb-install-db");
+    let scene = Scene::new();
+    let pod = scene.lab.pod("a");
+    let data = scene.folder.path().join("mariadb");
+    let installed = Command::new("mariadb-install-db")
+        .args(["--no-defaults", "--skip-test-db", "--auth-root-authentication-method=normal"])
+        .arg("--user=root")
+        .arg(format!("--datadir={}", data.display()))
+        .output()
+        .expect("mariadb-install-db starts");
+    assert!(installed.status.success(), "{}", String::from_utf8_lossy(&installed.stderr));
+    let init = scene.folder.path().join("init.sql");
+    std::fs::write(&init, "CREATE USER 'pod'@'%' IDENTIFIED BY 'word';\nFLUSH PRIVILEGES;\n")
+        .expect("is written");
+    let mut command = pod.netns().command("mariadbd");
+    command
+        .args(["--no-defaults", "--user=root", "--bind-address=0.0.0.0", "--skip-name-resolve"])
+        .arg(format!("--datadir={}", data.display()))
+        .arg(format!("--init-file={}", init.display()))
+        .arg(format!("--socket={}", scene.folder.path().join("mariadb.sock").display()));
+    let _server = start(&scene, pod, "mariadb", command);
+    wait_for_port(pod, 3306);
+    let service = service(&scene, 3306, &["a"]);
+    let _agent = scene.agent(&[]);
+
+    let login = |host: &str| {
+        let arguments = ["-h", host, "-u", "pod", "-pword", "--skip-ssl", "-N", "-e", "SELECT 6*7"];
+        scene.client().netns().output("mariadb", &arguments)
+    };
+    let (direct, through) = (pod.ip(Family::V4), service.ip(Family::V4));
+    assert_eq!(login(&through.to_string()).trim(), "42");
+
+    // From connect to the greeting, 200 times each, in turn.
+    let greet = |address: std::net::SocketAddr| {
+        use std::io::Read as _;
+        let started = Instant::now();
+        let mut socket = std::net::TcpStream::connect(address).expect("is accepted");
+        assert_ne!(socket.read(&mut [0; 128]).expect("greets"), 0);
+        started.elapsed()
+    };
+    let (mut at_pod, mut at_service) = scene.client().netns().run(|| {
+        let mut times = (Vec::new(), Vec::new());
+        for _ in 0..200 {
+            times.0.push(greet((direct, 3306).into()));
+            times.1.push(greet((through, 3306).into()));
+        }
+        times
+    });
+    at_pod.sort();
+    at_service.sort();
+    let (at_pod, at_service) = (at_pod[100], at_service[100]);
+    let ratio = at_service.as_secs_f64() / at_pod.as_secs_f64();
+    eprintln!("greeting, median of 200: direct {at_pod:?}, through {at_service:?}, x {ratio:.2}");
+    assert!(at_service < at_pod + Duration::from_millis(20), "the server was kept waiting");
+}
+
+#[test]
+fn http1_keep_alive_and_h2c_upgrade_pass() {
+    needs_node!("curl", "python3");
+    let scene = Scene::new();
+    let pod = scene.lab.pod("a");
+    let mut command = pod.netns().command("python3");
+    command.args(["-m", "http.server", "8000", "--protocol", "HTTP/1.1", "--directory"]);
+    command.arg(scene.manifests.folder());
+    let _server = start(&scene, pod, "http", command);
+    wait_for_port(pod, 8000);
+    let service = service(&scene, 8000, &["a"]);
+    let agent = scene.agent(&[]);
+    let url = format!("http://{}:8000/", service.ip(Family::V4));
+    let format = "%{http_code} %{num_connects}\\n";
+    let client = scene.client().netns();
+    let quiet = ["-s", "-o", "/dev/null", "-o", "/dev/null", "-w", format, &url, &url];
+    assert_eq!(client.output("curl", &quiet), "200 1\n200 0\n", "one connection carried both");
+    // A server that does not know the upgrade answers in HTTP/1.1, and is heard.
+    let upgrade = ["-s", "-o", "/dev/null", "--http2", "-w", "%{http_code}", &url];
+    assert_eq!(client.output("curl", &upgrade), "200");
+    let http2 = agent.metric("streamvs_connections_total", &[("protocol", "http2")]);
+    assert_eq!(http2.unwrap_or(0.0), 0.0);
+}
+
+#[test]
+fn tls_passes_and_is_counted() {
+    needs_node!("openssl", "curl");
+    let scene = Scene::new();
+    let pod = scene.lab.pod("a");
+    let file = |name: &str| scene.folder.path().join(name).display().to_string();
+    let made = Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=peer"])
+        .args(["-keyout", &file("key.pem"), "-out", &file("certificate.pem")])
+        .output()
+        .expect("openssl starts");
+    assert!(made.status.success());
+    let mut command = pod.netns().command("openssl");
+    command.args(["s_server", "-www", "-quiet", "-accept", "0.0.0.0:8443"]);
+    command.args([
+        "-alpn",
+        "http/1.1",
+        "-key",
+        &file("key.pem"),
+        "-cert",
+        &file("certificate.pem"),
+    ]);
+    let _server = start(&scene, pod, "tls", command);
+    wait_for_port(pod, 8443);
+    let service = service(&scene, 8443, &["a"]);
+    let agent = scene.agent(&[]);
+    let url = format!("https://{}:8443/", service.ip(Family::V4));
+    let arguments = ["-sk", "--http1.1", "-o", "/dev/null", "-w", "%{http_code}", &url];
+    assert_eq!(scene.client().netns().output("curl", &arguments), "200");
+    assert_eq!(agent.metric("streamvs_connections_total", &[("protocol", "tls")]), Some(1.0));
+}
+
+/// `target/peers`, filled by `scripts/peers`.
+fn peers() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/peers")
+}
+
+#[test]
+fn ghz_is_spread_over_grpc_go_endpoints() {
+    needs_node!();
+    let (ghz, endpoint) = (peers().join("ghz"), peers().join("endpoint"));
+    assert!(ghz.is_file() && endpoint.is_file(), "run scripts/peers");
+    let demo = streamvs_support::agent::program().with_file_name("lab");
+    let output = Command::new(demo)
+        .args(["demo", "--calls", "900", "--connections", "30", "--peers"])
+        .arg(peers())
+        .output()
+        .expect("the lab is built");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
+    let streamvs = text.split("streamvs   ").nth(1).expect("a part for streamvs");
+    for line in streamvs.lines().filter(|line| line.contains("ghz")) {
+        let numbers: Vec<u64> =
+            line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+        assert_eq!(numbers[numbers.len() - 4..], [300, 300, 300, 0], "{line}");
+    }
+}
