@@ -6,28 +6,30 @@
 //! - `apiVersion: discovery.k8s.io/v1` is enough to know the endpoints' type;
 //! - items are read on suspicion, each by its own kind, and thrown away if it was no list;
 //! - other fields ahead of their kind are kept as a tree until it is known. Their faults have the
-//!   line of the document's end.
+//!   line where the object begins.
 //!
 //! Fields nobody needs are skipped without being looked at, whatever they are.
 
 use std::collections::BTreeSet;
+use std::error;
 use std::fmt;
 
 use k8s_openapi::api::core::v1::ServiceSpec;
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointPort};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::de::{
-    self, Deserialize, DeserializeOwned, Deserializer, IgnoredAny, MapAccess, Visitor,
+    self, Deserialize, DeserializeOwned, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor,
 };
+use serde_saphyr::Spanned;
 
 use super::object::{self, Kind, Object, ObjectKey};
 
 const CORE: &str = "v1";
 const DISCOVERY: &str = "discovery.k8s.io/v1";
 
-/// What is in a document.
+/// What documents say.
 #[derive(Debug, Default)]
-pub(crate) struct Document {
+pub(crate) struct Content {
     /// The objects of use, in the order written.
     pub(crate) objects: Vec<Object>,
     /// `apiVersion kind` of those that are of no use.
@@ -58,7 +60,7 @@ fn meaning(api_version: &str, kind: &str) -> Meaning {
 
 /// The fields of a document that may be of use.
 #[derive(Debug, Default)]
-struct Fields {
+pub(crate) struct Fields {
     api_version: Option<String>,
     kind: Option<String>,
     metadata: Slot<ObjectMeta>,
@@ -66,7 +68,9 @@ struct Fields {
     address_type: Slot<String>,
     endpoints: Slot<Vec<Endpoint>>,
     ports: Slot<Vec<EndpointPort>>,
-    items: Option<Vec<Item>>,
+    items: Option<Vec<Spanned<Entry>>>,
+    /// These are the fields of an entry of a list.
+    nested: bool,
 }
 
 /// A field that was missing, was read as what it must be, or came before that was known.
@@ -78,22 +82,42 @@ enum Slot<T> {
     Tree(serde_json::Value),
 }
 
-/// An entry of a list.
+/// A document of a file, or an entry of a list.
+///
+/// A list in a list is refused: nobody writes it, and each level takes much stack.
 #[derive(Debug)]
-enum Item {
-    Read(Document),
+pub(crate) enum Item {
+    /// Nothing: an empty document.
+    Empty,
+    /// It says its kind.
+    Read(Content),
     /// It does not say its kind; the list's may.
     Kindless(Box<Fields>),
-    NotAnObject,
+    /// It is no mapping, or its content is not what its kind must have.
+    Faulty(Complaint),
 }
 
-/// Why a well-formed document is no object.
+/// An entry of a list.
 #[derive(Debug)]
-enum Complaint {
+pub(crate) struct Entry(Item);
+
+/// Why something well-formed is no object.
+#[derive(Debug)]
+pub(crate) struct Complaint {
+    /// Where the object begins, if that is known.
+    pub(crate) line: Option<u64>,
+    /// The entry of the list it is in.
+    item: Option<usize>,
+    what: What,
+}
+
+#[derive(Debug)]
+enum What {
+    NotAnObject,
+    NestedList,
     Missing { field: &'static str },
     Unnamed { kind: Kind },
     NoAddressType { key: ObjectKey },
-    ItemNotAnObject { index: usize },
     Field { field: &'static str, error: serde_json::Error },
 }
 
@@ -136,7 +160,7 @@ impl Fields {
             "addressType" => self.address_type.read(belongs, map)?,
             "endpoints" => self.endpoints.read(belongs, map)?,
             "ports" => self.ports.read(belongs, map)?,
-            "items" if matches!(self.meaning(), None | Some(Meaning::List(_))) => {
+            "items" if !self.nested && matches!(self.meaning(), None | Some(Meaning::List(_))) => {
                 self.items = map.next_value()?;
             }
             _ => {
@@ -148,35 +172,42 @@ impl Fields {
 
     /// Makes objects of the fields, `default` being the apiVersion and kind of a list's items
     /// that do not say theirs.
-    fn finish(mut self, default: Option<(&str, &str)>) -> Result<Document, Complaint> {
+    fn finish(mut self, default: Option<(&str, &str)>) -> Result<Content, Complaint> {
         if let Some((api_version, kind)) = default {
             self.api_version.get_or_insert_with(|| api_version.to_owned());
             self.kind.get_or_insert_with(|| kind.to_owned());
         }
         let api_version =
-            self.api_version.as_deref().ok_or(Complaint::Missing { field: "apiVersion" })?;
-        let kind = self.kind.as_deref().ok_or(Complaint::Missing { field: "kind" })?;
+            self.api_version.as_deref().ok_or(What::Missing { field: "apiVersion" })?;
+        let kind = self.kind.as_deref().ok_or(What::Missing { field: "kind" })?;
+        let mut content = Content::default();
         match meaning(api_version, kind) {
-            Meaning::Object(kind) => {
-                let object = self.object(kind)?;
-                Ok(Document { objects: vec![object], foreign: BTreeSet::new() })
+            Meaning::Object(kind) => content.objects.push(self.object(kind)?),
+            Meaning::List(_) if self.nested => return Err(What::NestedList.into()),
+            Meaning::List(default) => {
+                for (index, item) in self.items.unwrap_or_default().into_iter().enumerate() {
+                    let item = Spanned::new(item.value.0, item.referenced, item.defined);
+                    content.add(item, default).map_err(|complaint| Complaint {
+                        item: complaint.item.or(Some(index)),
+                        ..complaint
+                    })?;
+                }
             }
-            Meaning::List(default) => list(self.items.unwrap_or_default(), default),
             Meaning::Foreign => {
-                let foreign = [format!("{api_version} {kind}")].into();
-                Ok(Document { objects: Vec::new(), foreign })
+                content.foreign.insert(format!("{api_version} {kind}"));
             }
         }
+        Ok(content)
     }
 
-    fn object(self, kind: Kind) -> Result<Object, Complaint> {
+    fn object(self, kind: Kind) -> Result<Object, What> {
         let metadata = self.metadata.take("metadata")?.unwrap_or_default();
-        let key = object::key(kind, &metadata).ok_or(Complaint::Unnamed { kind })?;
+        let key = object::key(kind, &metadata).ok_or(What::Unnamed { kind })?;
         Ok(match kind {
             Kind::Service => Object::service(key, metadata, self.spec.take("spec")?),
             Kind::EndpointSlice => {
                 let Some(address_type) = self.address_type.take("addressType")? else {
-                    return Err(Complaint::NoAddressType { key });
+                    return Err(What::NoAddressType { key });
                 };
                 let endpoints = self.endpoints.take("endpoints")?.unwrap_or_default();
                 let ports = self.ports.take("ports")?.unwrap_or_default();
@@ -187,18 +218,28 @@ impl Fields {
     }
 }
 
-fn list(items: Vec<Item>, default: Option<(&str, &str)>) -> Result<Document, Complaint> {
-    let mut whole = Document::default();
-    for (index, item) in items.into_iter().enumerate() {
-        let document = match item {
-            Item::Read(document) => document,
-            Item::Kindless(fields) => fields.finish(default)?,
-            Item::NotAnObject => return Err(Complaint::ItemNotAnObject { index }),
+impl Content {
+    /// Adds what a document or an entry of a list says. `default` is for those that do not say
+    /// their kind.
+    pub(crate) fn add(
+        &mut self,
+        item: Spanned<Item>,
+        default: Option<(&str, &str)>,
+    ) -> Result<(), Complaint> {
+        let content = match item.value {
+            Item::Empty => return Ok(()),
+            Item::Read(content) => Ok(content),
+            Item::Kindless(fields) => fields.finish(default),
+            Item::Faulty(complaint) => Err(complaint),
         };
-        whole.objects.extend(document.objects);
-        whole.foreign.extend(document.foreign);
+        // The innermost line is the best.
+        let line = Some(item.referenced.line()).filter(|line| *line > 0);
+        let content = content
+            .map_err(|complaint| Complaint { line: complaint.line.or(line), ..complaint })?;
+        self.objects.extend(content.objects);
+        self.foreign.extend(content.foreign);
+        Ok(())
     }
-    Ok(whole)
 }
 
 impl<T: DeserializeOwned> Slot<T> {
@@ -217,109 +258,113 @@ impl<T: DeserializeOwned> Slot<T> {
         Ok(())
     }
 
-    fn take(self, field: &'static str) -> Result<Option<T>, Complaint> {
+    fn take(self, field: &'static str) -> Result<Option<T>, What> {
         match self {
             Self::Absent => Ok(None),
             Self::Read(value) => Ok(value),
             Self::Tree(tree) => {
-                serde_json::from_value(tree).map_err(|error| Complaint::Field { field, error })
+                serde_json::from_value(tree).map_err(|error| What::Field { field, error })
             }
         }
-    }
-}
-
-impl<'de> Deserialize<'de> for Document {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct DocumentVisitor;
-
-        impl<'de> Visitor<'de> for DocumentVisitor {
-            type Value = Document;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a Kubernetes object")
-            }
-
-            fn visit_unit<E: de::Error>(self) -> Result<Document, E> {
-                Ok(Document::default())
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Document, A::Error> {
-                let mut fields = Fields::default();
-                while let Some(field) = map.next_key::<String>()? {
-                    fields.read_field(&field, &mut map)?;
-                }
-                fields.finish(None).map_err(de::Error::custom)
-            }
-        }
-
-        deserializer.deserialize_any(DocumentVisitor)
     }
 }
 
 impl<'de> Deserialize<'de> for Item {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct ItemVisitor;
+        deserializer.deserialize_any(ItemVisitor { nested: false })
+    }
+}
 
-        impl<'de> Visitor<'de> for ItemVisitor {
-            type Value = Item;
+impl<'de> Deserialize<'de> for Entry {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ItemVisitor { nested: true }).map(Self)
+    }
+}
 
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an item of a list")
-            }
+/// Takes anything, since what is wrong gets its line from outside.
+struct ItemVisitor {
+    nested: bool,
+}
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Item, A::Error> {
-                let mut fields = Fields::default();
-                while let Some(field) = map.next_key::<String>()? {
-                    fields.read_field(&field, &mut map)?;
-                }
-                if fields.meaning().is_none() {
-                    return Ok(Item::Kindless(Box::new(fields)));
-                }
-                fields.finish(None).map(Item::Read).map_err(de::Error::custom)
-            }
+impl<'de> Visitor<'de> for ItemVisitor {
+    type Value = Item;
 
-            fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> Result<Item, A::Error> {
-                while seq.next_element::<IgnoredAny>()?.is_some() {}
-                Ok(Item::NotAnObject)
-            }
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a Kubernetes object")
+    }
 
-            fn visit_unit<E: de::Error>(self) -> Result<Item, E> {
-                Ok(Item::NotAnObject)
-            }
-
-            fn visit_bool<E: de::Error>(self, _: bool) -> Result<Item, E> {
-                Ok(Item::NotAnObject)
-            }
-
-            fn visit_i64<E: de::Error>(self, _: i64) -> Result<Item, E> {
-                Ok(Item::NotAnObject)
-            }
-
-            fn visit_u64<E: de::Error>(self, _: u64) -> Result<Item, E> {
-                Ok(Item::NotAnObject)
-            }
-
-            fn visit_f64<E: de::Error>(self, _: f64) -> Result<Item, E> {
-                Ok(Item::NotAnObject)
-            }
-
-            fn visit_str<E: de::Error>(self, _: &str) -> Result<Item, E> {
-                Ok(Item::NotAnObject)
-            }
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Item, A::Error> {
+        let mut fields = Fields { nested: self.nested, ..Fields::default() };
+        while let Some(field) = map.next_key::<String>()? {
+            fields.read_field(&field, &mut map)?;
         }
+        if fields.meaning().is_none() {
+            return Ok(Item::Kindless(Box::new(fields)));
+        }
+        Ok(fields.finish(None).map_or_else(Item::Faulty, Item::Read))
+    }
 
-        deserializer.deserialize_any(ItemVisitor)
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Item, A::Error> {
+        while seq.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(not_an_object())
+    }
+
+    fn visit_unit<E: de::Error>(self) -> Result<Item, E> {
+        Ok(Item::Empty)
+    }
+
+    fn visit_bool<E: de::Error>(self, _: bool) -> Result<Item, E> {
+        Ok(not_an_object())
+    }
+
+    fn visit_i64<E: de::Error>(self, _: i64) -> Result<Item, E> {
+        Ok(not_an_object())
+    }
+
+    fn visit_u64<E: de::Error>(self, _: u64) -> Result<Item, E> {
+        Ok(not_an_object())
+    }
+
+    fn visit_f64<E: de::Error>(self, _: f64) -> Result<Item, E> {
+        Ok(not_an_object())
+    }
+
+    fn visit_str<E: de::Error>(self, _: &str) -> Result<Item, E> {
+        Ok(not_an_object())
+    }
+}
+
+fn not_an_object() -> Item {
+    Item::Faulty(What::NotAnObject.into())
+}
+
+impl From<What> for Complaint {
+    fn from(what: What) -> Self {
+        Self { line: None, item: None, what }
     }
 }
 
 impl fmt::Display for Complaint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Missing { field } => write!(f, "{field} is missing"),
-            Self::Unnamed { kind } => write!(f, "{kind} without metadata.name"),
-            Self::NoAddressType { key } => write!(f, "{key} without addressType"),
-            Self::ItemNotAnObject { index } => write!(f, "items[{index}] is no object"),
-            Self::Field { field, error } => write!(f, "{field}: {error}"),
+        if let Some(item) = self.item {
+            write!(f, "items[{item}]: ")?;
+        }
+        match &self.what {
+            What::NotAnObject => f.write_str("it is not a Kubernetes object"),
+            What::NestedList => f.write_str("a list stands in a list"),
+            What::Missing { field } => write!(f, "{field} is missing"),
+            What::Unnamed { kind } => write!(f, "{kind} without metadata.name"),
+            What::NoAddressType { key } => write!(f, "{key} without addressType"),
+            What::Field { field, error } => write!(f, "{field}: {error}"),
+        }
+    }
+}
+
+impl error::Error for Complaint {
+    fn source(&self) -> Option<&(dyn error::Error + 'static)> {
+        match &self.what {
+            What::Field { error, .. } => Some(error),
+            _ => None,
         }
     }
 }

@@ -1,13 +1,12 @@
 //! The bytes of a file into objects, or into a fault with its line.
 
-use std::collections::BTreeSet;
-use std::error;
 use std::fmt;
 use std::io;
 use std::str::Utf8Error;
 
-use super::document::Document;
-use super::object::Object;
+use serde_saphyr::Spanned;
+
+use super::document::{Complaint, Content, Item};
 
 /// How deep collections may nest, as each level takes stack. Kubernetes' deepest own documents,
 /// the schemas of custom resources, stay below half of it.
@@ -21,15 +20,6 @@ const MAX_REPLAYED: usize = 100_000;
 pub(crate) enum Format {
     Yaml,
     Json,
-}
-
-/// What a file says.
-#[derive(Debug, Default)]
-pub(crate) struct Content {
-    /// In the order written; the same object may stand twice.
-    pub(crate) objects: Vec<Object>,
-    /// `apiVersion kind` of documents of no use.
-    pub(crate) foreign: BTreeSet<String>,
 }
 
 /// Why a file cannot be used.
@@ -48,6 +38,7 @@ pub(crate) enum Reason {
     NotUtf8(Utf8Error),
     Yaml(Box<serde_saphyr::Error>),
     Json(serde_json::Error),
+    Complaint(Complaint),
 }
 
 /// Reads a file's bytes: any number of documents, each an object, a list, or nothing.
@@ -59,16 +50,10 @@ pub(crate) fn parse(bytes: &[u8], format: Format) -> Result<Content, Fault> {
         reason: Reason::NotUtf8(error),
     })?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let documents = match format {
-        Format::Yaml => yaml(text)?,
-        Format::Json => json(text)?,
-    };
-    let mut content = Content::default();
-    for document in documents {
-        content.objects.extend(document.objects);
-        content.foreign.extend(document.foreign);
+    match format {
+        Format::Yaml => yaml(text),
+        Format::Json => json(text),
     }
-    Ok(content)
 }
 
 /// The line of an offset, from 1.
@@ -77,11 +62,17 @@ fn line_at(bytes: &[u8], offset: usize) -> u64 {
     breaks as u64 + 1
 }
 
-fn yaml(text: &str) -> Result<Vec<Document>, Fault> {
-    serde_saphyr::from_multiple_with_options(text, options(text.len())).map_err(|error| Fault {
+fn yaml(text: &str) -> Result<Content, Fault> {
+    let documents = serde_saphyr::from_multiple_with_options(text, options(text.len()));
+    let documents: Vec<Spanned<Item>> = documents.map_err(|error| Fault {
         line: error.location().map(|location| location.line()).filter(|line| *line > 0),
         reason: Reason::Yaml(Box::new(error)),
-    })
+    })?;
+    let mut content = Content::default();
+    for document in documents {
+        content.add(document, None).map_err(Fault::from)?;
+    }
+    Ok(content)
 }
 
 /// Limits for a text of this length. Two characters (`a:`) can make four events and three nodes,
@@ -108,12 +99,29 @@ fn options(length: usize) -> serde_saphyr::Options {
     }
 }
 
-fn json(text: &str) -> Result<Vec<Document>, Fault> {
-    let documents = serde_json::Deserializer::from_str(text).into_iter::<Document>();
-    documents.collect::<Result<_, _>>().map_err(|error| Fault {
-        line: Some(error.line() as u64).filter(|line| *line > 0),
-        reason: Reason::Json(error),
-    })
+fn json(text: &str) -> Result<Content, Fault> {
+    let mut documents = serde_json::Deserializer::from_str(text).into_iter::<Spanned<Item>>();
+    let mut content = Content::default();
+    loop {
+        // Where the next document begins, after the blanks before it.
+        let rest = &text[documents.byte_offset()..];
+        let start = text.len() - rest.trim_start().len();
+        let Some(document) = documents.next() else { return Ok(content) };
+        let document = document.map_err(|error| Fault {
+            line: Some(error.line() as u64).filter(|line| *line > 0),
+            reason: Reason::Json(error),
+        })?;
+        content.add(document, None).map_err(|complaint| Fault {
+            line: complaint.line.or_else(|| Some(line_at(text.as_bytes(), start))),
+            reason: Reason::Complaint(complaint),
+        })?;
+    }
+}
+
+impl From<Complaint> for Fault {
+    fn from(complaint: Complaint) -> Self {
+        Self { line: complaint.line, reason: Reason::Complaint(complaint) }
+    }
 }
 
 impl From<Reason> for Fault {
@@ -131,28 +139,20 @@ impl fmt::Display for Reason {
             Self::NotUtf8(error) => error.fmt(f),
             Self::Yaml(error) => error.fmt(f),
             Self::Json(error) => error.fmt(f),
+            Self::Complaint(complaint) => complaint.fmt(f),
         }
     }
 }
 
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.line {
-            Some(line) => write!(f, "line {line}: {}", self.reason),
-            None => self.reason.fmt(f),
-        }
+impl Fault {
+    /// The file was not there (any more).
+    pub(crate) fn is_absence(&self) -> bool {
+        matches!(&self.reason, Reason::Unreadable(error) if error.kind() == io::ErrorKind::NotFound)
     }
-}
 
-impl error::Error for Fault {
-    fn source(&self) -> Option<&(dyn error::Error + 'static)> {
-        match &self.reason {
-            Reason::Unreadable(error) => Some(error),
-            Reason::NotAFile | Reason::TooLarge { .. } => None,
-            Reason::NotUtf8(error) => Some(error),
-            Reason::Yaml(error) => Some(error.as_ref()),
-            Reason::Json(error) => Some(error),
-        }
+    /// The content was not seen.
+    pub(crate) fn is_unreadable(&self) -> bool {
+        matches!(self.reason, Reason::Unreadable(_))
     }
 }
 
