@@ -11,7 +11,7 @@ use crate::error::ConfigError;
 use crate::ipset::Ipset;
 use crate::listing::{self, Printed, RuleDamage};
 use crate::ruleset::{Chain, Ruleset, Table};
-use crate::sets::{self, Contents, Found};
+use crate::sets::{self, Contents, Found, Purpose, SetName};
 use crate::tools::{Flavour, Iptables, Tools};
 use crate::{Desired, Error, Repair, command, link, render};
 
@@ -159,11 +159,9 @@ impl Capture {
     pub async fn close_gate(&mut self) -> Result<(), Error> {
         self.gate_open = false;
         let want = self.wanted();
-        let flush = |purpose| {
-            let sets = want.keys().filter(move |name| name.purpose == purpose);
-            sets.map(|name| format!("flush {}\n", name.as_str())).collect::<String>()
-        };
-        if self.ipset.restore(&flush(sets::Purpose::Capture)).await.is_ok() {
+        let capture = want.keys().filter(|name| name.purpose == Purpose::Capture);
+        let script: String = capture.map(|name| format!("flush {}\n", name.as_str())).collect();
+        if self.ipset.restore(&script).await.is_ok() {
             self.contents = want;
             return Ok(());
         }
@@ -212,8 +210,7 @@ impl Capture {
         let script = sets::mend(&names, &found, &want);
         self.ipset.restore(&script.text).await?;
         self.contents = want;
-        let repair =
-            |(name, damage): (sets::SetName, _)| Repair::Set { set: name.as_str(), damage };
+        let repair = |(name, damage): (SetName, _)| Repair::Set { set: name.as_str(), damage };
         Ok(script.mends.into_iter().map(repair).collect())
     }
 

@@ -47,10 +47,10 @@ pub(crate) async fn remove_flavour(
     extent: Extent,
 ) -> Result<Vec<Removed>, Error> {
     let mut removed = Vec::new();
-    if iptables.unusable(family).await?.is_some() {
+    let flavour = iptables.flavour();
+    if !iptables.may_have_rules(family).await? {
         return Ok(removed);
     }
-    let flavour = iptables.flavour();
     for table in Table::ALL.into_iter().rev() {
         let listing = match extent {
             Extent::Known => iptables.read(family, table).await?,

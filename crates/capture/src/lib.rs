@@ -1,27 +1,84 @@
-//! Brings connections to Services to the listener: rules, sets, routes, and where a captured
-//! connection was going. All privilege of the program is here.
+//! Capture: new connections to Services leave their way and come to the proxy's listener.
 //!
-//! A packet's walk:
+//! What comes in: which service addresses are captured, refused or dropped ([`Desired`]). What
+//! goes out: rules, sets and routes in the kernel, and for each accepted connection the address
+//! its client dialled ([`original_destination`]). Never here: endpoints, sockets of the data path,
+//! the choice of anything. Privilege ends at this crate's border.
+//!
+//! # A packet's walk
+//!
+//! Netfilter shows a packet to the chains of its hooks in turn; the nat table only sees the first
+//! packet of a connection, and the kernel repeats its decision for the rest.
 //!
 //! ```text
-//!  from a pod                                 from a process of this node
-//!      |                                           |  route (ours over lo, if there is none)
-//!  PREROUTING nat                              OUTPUT nat
-//!      |  not our own mark, and (ip,port) in streamvs4/6
-//!      +----------------> listener:port <----------+
-//!                             |
-//!                         INPUT filter: captured (ctstate DNAT) yes, direct no
+//!  from a pod or from outside                          from a process of the node
+//!  SYN 10.244.1.10 -> 10.96.0.1:80                     SYN 192.0.2.10 -> 10.96.0.1:80
+//!            |                                                   |
+//!            |                                          route to 10.96.0.1?
+//!            |                                          by default, or ours over lo (link)
+//!            v                                                   v
+//!  nat PREROUTING                                        nat OUTPUT
+//!    1. STREAMVS-CAPTURE                                   1. STREAMVS-CAPTURE
+//!         TCP, without our mark, in streamvs4/6 ----.           (the same rule)  ------.
+//!    2. KUBE-SERVICES (kube-proxy, if there)        |      2. KUBE-SERVICES            |
+//!            |                                      |            |                     |
+//!        not captured                           captured     not captured          captured
+//!            |               destination becomes 169.254.83.86 |                       |
+//!            |               (fdf2:43cb:12db:5356::1) : listen |                       |
+//!            v                        port                   | v                       v
+//!         routing ------------------------------------->     filter OUTPUT          routing
+//!            |   not local              | local                1. STREAMVS-REFUSE  (again, to lo)
+//!            v                          v                                              |
+//!  filter FORWARD              filter INPUT  <-----------------------------------------'
+//!    1. STREAMVS-FORWARD         1. STREAMVS-INPUT
+//!         STREAMVS-REFUSE             captured: ACCEPT, whatever the node's policy
+//!         to lo: no route             SYN to the listen port otherwise: reset
+//!            |                        STREAMVS-REFUSE
+//!            v                          v
+//!         onwards                  the listener: original_destination() = 10.96.0.1:80
 //!
-//!  FORWARD, INPUT, OUTPUT filter: new connection to an (ip,port) in
-//!      streamvs-reject4/6 -> refused          streamvs-drop4/6 -> dropped
+//!  STREAMVS-REFUSE, for the first packet of a connection:
+//!    in streamvs-reject4/6: TCP reset, or "port unreachable"    in streamvs-drop4/6: silence
 //! ```
 //!
-//! What comes in: [`Desired`], three sets of addresses. What goes out: kernel state, and
-//! [`original_destination`] of accepted sockets. Never here: endpoints, whose changes touch
-//! nothing in the kernel, and payload.
+//! - **One rule for all Services.** Rules name ipsets; only (address, port) elements change, one
+//!   `ipset` run for each change, and never because of an endpoint.
+//! - **An address of our own, not REDIRECT.** REDIRECT sends a packet to the address of the
+//!   interface it came by, and drops it silently where there is none: so it is with IPv4 on the
+//!   point-to-point veths of Calico and others. (IPv6 finds the link-local address.) Interfaces
+//!   and addresses come and go; instead of watching them, captured packets go to an address that
+//!   is always there: [`LISTENER_V4`] and [`LISTENER_V6`], made local by one route each
+//!   (`ip route add local 169.254.83.86 dev lo`). They are not bound to an interface, are never a
+//!   source address of other traffic, and the listener on `[::]` hears them.
+//! - **No loops.** The proxy's sockets carry the mark ([`Config::mark`]) and pass uncaptured.
+//! - **The listener is not for others.** Whoever dials the listen port himself, on whatever
+//!   address and interface, `lo` too, gets a reset: only a connection whose destination was
+//!   translated on this node passes. A health check of the listener must therefore ask the
+//!   process (`/healthz`), or dial a service address. Only SYNs are refused, so that a client
+//!   socket of the node that happens to have the listen port as its own port goes on.
+//! - **First in line.** Jumps are inserted at the first place, before KUBE-SERVICES. An audit
+//!   tolerates jumps to chains of others in front of ours (some insist on the first place, and two
+//!   that do would fight for ever), but neither verdicts nor, in nat, kube-proxy's chains.
+//! - **Refusal.** A Service without endpoints is in no nat rule; its packets go on to FORWARD or
+//!   OUTPUT (or INPUT, where a service address is local) and are answered there. Both need a route
+//!   first. Host processes always have one ([`link`](crate::ROUTE_PROTOCOL) adds it); so do pods
+//!   in IPv4. A node without any IPv6 route to its service range answers pods' packets to a refused
+//!   IPv6 Service by "no route" instead of a reset: Linux never forwards IPv6 to `lo`.
+//! - **The routes over `lo`** exist only for what nothing else routes, see
+//!   [`Config::service_cidrs`]. What pods send to an unknown address there is answered by
+//!   "network unreachable" in STREAMVS-FORWARD; without that it would go round `lo` until its TTL
+//!   ends.
 //!
-//! Which way it errs: rules that somebody else changed are put back ([`Capture::audit`]), and
-//! whatever state a crash left is adopted ([`Capture::install`]) or removed ([`cleanup`]).
+//! # What others may rely on
+//!
+//! The names `STREAMVS-*` (chains), `streamvs*` (sets) and route protocol 83 are ours in any
+//! version, and [`cleanup`] removes all that have them. The order of our rules, and the names
+//! behind the prefix, may change.
+//!
+//! # Which way it errs
+//!
+//! When something fails, what is in place stays in place: stale capture serves old Services
+//! rather than none. Audits ([`Capture::audit`]) find and mend what others flushed.
 
 mod capture;
 mod cleanup;
@@ -42,9 +99,11 @@ mod tools;
 pub use capture::{Capture, Config};
 pub use cleanup::cleanup;
 pub use desired::Desired;
-pub use error::{ConfigError, Error};
-pub use link::PROTOCOL;
+pub use error::{ConfigError, Error, RouteAttempt};
+pub use link::PROTOCOL as ROUTE_PROTOCOL;
+pub use listing::JumpDamage;
 pub use original_dst::original_destination;
 pub use repair::{Removed, Repair};
 pub use ruleset::{LISTENER_V4, LISTENER_V6};
+pub use sets::SetDamage;
 pub use tools::{Flavour, Tools};

@@ -164,6 +164,16 @@ impl Iptables {
         Ok(None)
     }
 
+    /// False where no rule of the family can exist: it has no programs, or nf_tables does not
+    /// answer them. Legacy tables are not asked, since asking would load them for ever; reading
+    /// skips those that are not loaded.
+    pub(crate) async fn may_have_rules(&self, family: Family) -> Result<bool, Error> {
+        match self.flavour {
+            Flavour::Nft => Ok(self.unusable(family).await?.is_none()),
+            Flavour::Legacy => Ok(self.binaries(family).is_ok()),
+        }
+    }
+
     /// Our chains in a table, and the chains of the kernel that lead to them.
     ///
     /// Costs no more where others have a hundred thousand rules: iptables-nft prints one chain in
