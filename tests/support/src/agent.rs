@@ -177,9 +177,9 @@ impl Agent {
         &self.socket
     }
 
-    /// Sends it a signal.
-    pub fn signal(&self, signal: Signal) {
-        self.process.signal(signal);
+    /// Asks it to stop, without waiting.
+    pub fn terminate(&self) {
+        self.process.signal(Signal::SIGTERM);
     }
 
     /// Its exit status, once it has one.

@@ -55,7 +55,7 @@ pub fn granted(test: &str, tools: &[&str]) -> bool {
 
 /// Returns from the calling test, with a printed skip, where privilege or a tool is missing.
 ///
-/// `needs!("ip", "iptables")`; see [`granted`](crate::privilege::granted).
+/// `needs!("ip", "iptables")`; see [`granted`].
 #[macro_export]
 macro_rules! needs {
     ($($tool:expr),* $(,)?) => {

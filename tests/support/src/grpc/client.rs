@@ -125,7 +125,8 @@ impl Client {
         Self::over(socket.await?, address).await
     }
 
-    /// Connects from a source port of the caller's choice, again and again if need be.
+    /// Connects from a source port of the caller's choice. The connection will end in a reset, so
+    /// that the port can be used again at once.
     ///
     /// # Errors
     /// As [`connect`](Self::connect).
@@ -134,6 +135,7 @@ impl Client {
         let connect = async {
             let socket = socket?;
             socket.set_reuseaddr(true)?;
+            socket2::SockRef::from(&socket).set_linger(Some(Duration::ZERO))?;
             socket.bind(source)?;
             socket.connect(address).await
         };
