@@ -80,7 +80,7 @@ impl Capture {
     ///
     /// # Errors
     /// The configuration is wrong, a program is missing or failed, a route could not be added.
-    /// What was done by then stays: [`crate::cleanup`] removes it.
+    /// What was done by then stays: [`crate::cleanup()`] removes it.
     pub async fn install(config: Config, desired: &Desired) -> Result<Self, Error> {
         config.check()?;
         let ipset = Ipset::locate()?;
@@ -172,7 +172,7 @@ impl Capture {
     /// off: drain first.
     ///
     /// # Errors
-    /// A program failed or a route could not be deleted; [`crate::cleanup`] finishes.
+    /// A program failed or a route could not be deleted; [`crate::cleanup()`] finishes.
     pub async fn remove(self) -> Result<(), Error> {
         for &family in &Family::BOTH {
             remove_flavour(&self.iptables, family, Extent::Known).await?;

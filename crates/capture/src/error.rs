@@ -12,7 +12,7 @@ use streamvs_table::Family;
 /// Why capture could not be installed, changed, checked or removed.
 ///
 /// Whatever was put into the kernel before the failure stays there: the next
-/// [`crate::Capture::audit`], the next [`crate::Capture::install`] or [`crate::cleanup`] takes it
+/// [`crate::Capture::audit`], the next [`crate::Capture::install`] or [`crate::cleanup()`] takes it
 /// from there.
 #[derive(Debug)]
 pub enum Error {

@@ -72,7 +72,7 @@
 //! # What others may rely on
 //!
 //! The names `STREAMVS-*` (chains), `streamvs*` (sets) and route protocol 83 are ours in any
-//! version, and [`cleanup`] removes all that have them. The order of our rules, and the names
+//! version, and [`cleanup()`] removes all that have them. The order of our rules, and the names
 //! behind the prefix, may change.
 //!
 //! # Which way it errs

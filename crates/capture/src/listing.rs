@@ -193,3 +193,6 @@ fn is_late(table: Table, before: &[String]) -> bool {
         chain => table == Table::Nat && chain.starts_with("KUBE-"),
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -138,3 +138,6 @@ fn written(ruleset: &Ruleset, chain: Chain, rule: &Rule) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests;

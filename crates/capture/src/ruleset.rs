@@ -248,3 +248,8 @@ impl Ruleset {
 fn call(chain: Chain) -> Rule {
     Rule { when: Vec::new(), verdict: Verdict::Call(chain), comment: "streamvs refused services" }
 }
+
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod trace;

@@ -1,0 +1,107 @@
+//! Aim: the text is stable, and what an operator reads on the node is what stands here.
+//! Method: whole texts. A change of the rules is seen as a change of these.
+
+use super::*;
+
+const MARK: u32 = 0x1;
+
+fn ruleset(family: Family) -> Ruleset {
+    Ruleset { family, listen_port: 15001, mark: MARK }
+}
+
+fn committed(family: Family) -> String {
+    Table::ALL.map(|table| commit(&ruleset(family), table, &[], &Made::default())).concat()
+}
+
+#[test]
+fn ipv4_rules_are_written_so() {
+    let expected = "\
+*filter
+:STREAMVS-INPUT - [0:0]
+:STREAMVS-FORWARD - [0:0]
+:STREAMVS-REFUSE - [0:0]
+-I INPUT 1 -m comment --comment streamvs -j STREAMVS-INPUT
+-I FORWARD 1 -m comment --comment streamvs -j STREAMVS-FORWARD
+-I OUTPUT 1 -m comment --comment streamvs -j STREAMVS-REFUSE
+-A STREAMVS-INPUT -d 169.254.83.86/32 -p tcp -m tcp --dport 15001 -m conntrack --ctstate DNAT -m comment --comment \"streamvs captured connection\" -j ACCEPT
+-A STREAMVS-INPUT -p tcp -m tcp --dport 15001 --tcp-flags FIN,SYN,RST,ACK SYN -m comment --comment \"streamvs listener dialled directly\" -j REJECT --reject-with tcp-reset
+-A STREAMVS-INPUT -m comment --comment \"streamvs refused services\" -j STREAMVS-REFUSE
+-A STREAMVS-FORWARD -m comment --comment \"streamvs refused services\" -j STREAMVS-REFUSE
+-A STREAMVS-FORWARD -o lo -m comment --comment \"streamvs no such service\" -j REJECT --reject-with icmp-net-unreachable
+-A STREAMVS-REFUSE -p tcp -m conntrack --ctstate NEW -m set --match-set streamvs-reject4 dst,dst -m comment --comment \"streamvs service has no endpoints\" -j REJECT --reject-with tcp-reset
+-A STREAMVS-REFUSE -m conntrack --ctstate NEW -m set --match-set streamvs-reject4 dst,dst -m comment --comment \"streamvs service has no endpoints\" -j REJECT --reject-with icmp-port-unreachable
+-A STREAMVS-REFUSE -m conntrack --ctstate NEW -m set --match-set streamvs-drop4 dst,dst -m comment --comment \"streamvs service has no local endpoints\" -j DROP
+COMMIT
+*nat
+:STREAMVS-CAPTURE - [0:0]
+-I PREROUTING 1 -m comment --comment streamvs -j STREAMVS-CAPTURE
+-I OUTPUT 1 -m comment --comment streamvs -j STREAMVS-CAPTURE
+-A STREAMVS-CAPTURE -p tcp -m mark ! --mark 0x1/0x1 -m set --match-set streamvs4 dst,dst -m comment --comment \"streamvs service to the listener\" -j DNAT --to-destination 169.254.83.86:15001
+COMMIT
+";
+    assert_eq!(committed(Family::V4), expected);
+}
+
+#[test]
+fn ipv6_rules_differ_only_in_addresses_sets_and_the_names_of_answers() {
+    let as_v4 = committed(Family::V6)
+        .replace("fdf2:43cb:12db:5356::1/128", "169.254.83.86/32")
+        .replace("[fdf2:43cb:12db:5356::1]", "169.254.83.86")
+        .replace("icmp6-port-unreachable", "icmp-port-unreachable")
+        .replace("icmp6-no-route", "icmp-net-unreachable")
+        .replace("streamvs-reject6", "streamvs-reject4")
+        .replace("streamvs-drop6", "streamvs-drop4")
+        .replace("streamvs6 ", "streamvs4 ");
+    assert_eq!(as_v4, committed(Family::V4));
+}
+
+#[test]
+fn jumps_that_are_there_are_replaced_in_the_same_transaction() {
+    let present = ["-A PREROUTING -m comment --comment streamvs -j STREAMVS-CAPTURE"];
+    let text = commit(&ruleset(Family::V4), Table::Nat, &present, &Made::default());
+    let lines: Vec<&str> = text.lines().collect();
+    let deleted = "-D PREROUTING -m comment --comment streamvs -j STREAMVS-CAPTURE";
+    let at = |wanted: &str| lines.iter().position(|line| *line == wanted).expect("is there");
+    let inserted = "-I PREROUTING 1 -m comment --comment streamvs -j STREAMVS-CAPTURE";
+    assert!(at(deleted) < at(inserted));
+    assert_eq!(lines.iter().filter(|line| **line == "COMMIT").count(), 1);
+}
+
+#[test]
+fn what_the_install_created_is_recorded_beside_the_rules() {
+    let record = "-N STREAMVS-CREATED\n-A STREAMVS-CREATED -m comment --comment table\n";
+    let made = Made::parse(&Listing::parse(record)).expect("there is a record");
+    let text = commit(&ruleset(Family::V4), Table::Nat, &[], &made);
+    assert!(text.contains(":STREAMVS-CREATED - [0:0]\n"), "{text}");
+    assert!(text.contains("-A STREAMVS-CREATED -m comment --comment table\n"), "{text}");
+}
+
+#[test]
+fn removal_takes_jumps_before_chains_and_nothing_of_others() {
+    let found = "\
+-N KUBE-SERVICES
+-N STREAMVS-CAPTURE
+-N STREAMVS-OLD
+-A PREROUTING -m comment --comment streamvs -j STREAMVS-CAPTURE
+-A PREROUTING -j KUBE-SERVICES
+-A KUBE-SERVICES -m comment --comment \"not -j STREAMVS-CAPTURE\" -j RETURN
+-A STREAMVS-CAPTURE -p tcp -j STREAMVS-OLD
+";
+    let expected = "\
+*nat
+-D PREROUTING -m comment --comment streamvs -j STREAMVS-CAPTURE
+-F STREAMVS-CAPTURE
+-F STREAMVS-OLD
+-X STREAMVS-CAPTURE
+-X STREAMVS-OLD
+COMMIT
+";
+    assert_eq!(remove(Table::Nat, &Listing::parse(found)), expected);
+}
+
+#[test]
+fn release_empties_our_chains_and_keeps_the_record() {
+    let found = "-N STREAMVS-CAPTURE\n-N STREAMVS-CREATED\n-N KUBE-SERVICES\n";
+    let expected = "*nat\n:STREAMVS-CAPTURE - [0:0]\nCOMMIT\n";
+    assert_eq!(release(Table::Nat, &Listing::parse(found)), expected);
+}
