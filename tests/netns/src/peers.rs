@@ -1,6 +1,9 @@
 //! Aim: programs nobody here wrote work through the capture as they do without it.
 //! Method: each is started in a pod of its own and used by its own client from another.
 
+mod h2spec;
+mod interop;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -170,11 +173,18 @@ fn peers() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/peers")
 }
 
+/// One of the programs in [`peers`].
+#[track_caller]
+fn built(program: &str) -> PathBuf {
+    let path = peers().join(program);
+    assert!(path.exists(), "{program} is missing: run scripts/peers");
+    path
+}
+
 #[test]
 fn ghz_is_spread_over_grpc_go_endpoints() {
     needs_node!();
-    let (ghz, endpoint) = (peers().join("ghz"), peers().join("endpoint"));
-    assert!(ghz.is_file() && endpoint.is_file(), "run scripts/peers");
+    let (_ghz, _endpoint) = (built("ghz"), built("endpoint"));
     let demo = streamvs_support::agent::program().with_file_name("lab");
     let output = Command::new(demo)
         .args(["demo", "--calls", "900", "--connections", "30", "--peers"])

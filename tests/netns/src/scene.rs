@@ -1,9 +1,10 @@
 //! What nearly every test begins with: a client pod, three endpoint pods and files for the agent.
 
 use std::net::SocketAddr;
+use std::process::Command;
 use std::time::Duration;
 
-use streamvs_support::agent::{Agent, PATIENCE};
+use streamvs_support::agent::{self, Agent, PATIENCE};
 use streamvs_support::lab::{Builder, Host, Lab};
 use streamvs_support::manifest::{Endpoint, Manifests, Service};
 use streamvs_support::wait::{eventually, eventually_equals};
@@ -35,6 +36,16 @@ macro_rules! needs_node {
     };
 }
 pub(crate) use needs_node;
+
+/// Every value that `--http2-engine` takes, as the program itself says.
+pub(crate) fn engines() -> Vec<String> {
+    let arguments = ["run", "--manifests", "none", "--http2-engine", "every"];
+    let output = Command::new(agent::program()).args(arguments).output().expect("streamvs starts");
+    let message = String::from_utf8_lossy(&output.stderr);
+    let (_, values) = message.split_once("[possible values: ").expect("the engines are listed");
+    let (values, _) = values.split_once(']').expect("the list ends");
+    values.split(", ").map(str::to_owned).collect()
+}
 
 /// A lab with the files its agent watches.
 pub(crate) struct Scene {

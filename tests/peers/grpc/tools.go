@@ -1,6 +1,9 @@
 //go:build tools
 
-// Package tools pins the gRPC project's own interoperability client as a tool of the tests.
+// Package tools pins the gRPC project's own interoperability programs as tools of the tests.
 package tools
 
-import _ "google.golang.org/grpc/interop/client"
+import (
+	_ "google.golang.org/grpc/interop/client"
+	_ "google.golang.org/grpc/interop/server"
+)

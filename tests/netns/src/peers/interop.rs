@@ -1,0 +1,102 @@
+//! Aim: the gRPC project's own interoperability tests pass through the agent.
+//! Method: its Go client against its Go servers, each case directly first, so that a failure says
+//! whose it is; then through the Service, with each engine.
+
+use std::net::SocketAddr;
+use std::process::Output;
+
+use streamvs_support::Family;
+use streamvs_support::lab::Host;
+use streamvs_support::process::Process;
+
+use super::{built, service, start, wait_for_port};
+use crate::scene::{PODS, Scene, engines, needs_node};
+
+const PORT: u16 = 10000;
+
+/// Every case of the client that needs no credentials, but those below.
+const CASES: &[&str] = &[
+    "empty_unary",
+    "large_unary",
+    "client_streaming",
+    "server_streaming",
+    "ping_pong",
+    "empty_stream",
+    "timeout_on_sleeping_server",
+    "cancel_after_begin",
+    "cancel_after_first_response",
+    "status_code_and_message",
+    "special_status_message",
+    "custom_metadata",
+    "unimplemented_method",
+    "unimplemented_service",
+    "orca_per_rpc",
+    "rpc_soak",
+    "channel_soak",
+];
+
+/// Cases in which one call asks about another, so both must come to the same server: a Service with
+/// one endpoint. (`pick_first_unary` wants a server id, which this server has none of, and is
+/// about the client's own choice among addresses.)
+const ONE_SERVER: &[&str] = &["orca_oob"];
+
+/// What makes the client read load reports.
+const ORCA: &str = r#"{"loadBalancingConfig":[{"test_backend_metrics_load_balancer":{}}]}"#;
+
+#[test]
+fn every_interop_case_passes_through_the_agent() {
+    needs_node!();
+    let server = built("interop-server");
+    for engine in engines() {
+        let scene = Scene::new();
+        let _servers: Vec<Process> = PODS
+            .iter()
+            .map(|name| {
+                let pod = scene.lab.pod(name);
+                let mut command = pod.command(&server);
+                command.arg(format!("-port={PORT}"));
+                let process = start(&scene, pod, "interop", command);
+                wait_for_port(pod, PORT);
+                process
+            })
+            .collect();
+        for (cases, pods) in [(CASES, &PODS[..]), (ONE_SERVER, &PODS[..1])] {
+            let service = service(&scene, PORT, pods);
+            let agent = scene.agent(&["--http2-engine", &engine]);
+            let through = SocketAddr::new(service.ip(Family::V4), PORT);
+            for case in cases {
+                for (how, address) in [
+                    ("directly", scene.lab.pod("a").at(Family::V4, PORT)),
+                    ("through the agent", through),
+                ] {
+                    let output = run(scene.client(), case, address);
+                    assert!(
+                        output.status.success(),
+                        "{case} {how}, {engine}:\n{}\n{}",
+                        String::from_utf8_lossy(&output.stderr),
+                        agent.log()
+                    );
+                }
+            }
+            let http2 = agent.metric("streamvs_connections_total", &[("protocol", "http2")]);
+            assert!(http2.unwrap_or(0.0) >= cases.len() as f64, "captured: {http2:?}");
+        }
+    }
+}
+
+fn run(client: &Host, case: &str, address: SocketAddr) -> Output {
+    let mut command = client.command(built("interop-client"));
+    if case.starts_with("orca") {
+        // The balancer that reads load reports, which these cases are about.
+        command.arg(format!("-service_config_json={ORCA}"));
+    }
+    command
+        .arg(format!("-server_host={}", address.ip()))
+        .arg(format!("-server_port={}", address.port()))
+        .arg(format!("-test_case={case}"))
+        // A busy machine is no failure; a call that never ends still is.
+        .args(["-soak_iterations=50", "-soak_overall_timeout_seconds=60"])
+        .arg("-soak_per_iteration_max_acceptable_latency_ms=10000")
+        .output()
+        .expect("the interop client starts")
+}
