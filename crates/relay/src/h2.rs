@@ -36,6 +36,7 @@ mod pump;
 mod replay;
 pub mod settings;
 mod stream;
+pub mod switch;
 
 pub use downstream::{Drain, Outcome, serve};
 pub use pool::Pool;
