@@ -27,7 +27,7 @@ use streamvs_table::publish::Reader;
 
 pub use error::Error;
 pub use health::{Health, Moment, NodeState};
-pub use metrics::{NodeMetrics, Refusal};
+pub use metrics::{NodeMetrics, Refusal, Sync};
 pub use server::{Addresses, Bound, Server};
 
 /// What is shown.

@@ -22,7 +22,7 @@ use streamvs_balance::Plan;
 
 use crate::Health;
 use catalogue::Metric;
-pub use node::{NodeMetrics, Refusal};
+pub use node::{NodeMetrics, Refusal, Sync};
 
 /// The `Content-Type` of [`scrape`]'s text.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -32,8 +32,14 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 pub fn scrape(plan: Arc<Plan>, health: Arc<Health>, node: Arc<NodeMetrics>) -> String {
     let mut registry = Registry::default();
     let generation = plan.generation();
+    let no_local_endpoints = node::no_local_endpoints(&plan);
     registry.register_collector(Box::new(traffic::Traffic { plan }));
-    registry.register_collector(Box::new(node::Node { generation, health, metrics: node }));
+    registry.register_collector(Box::new(node::Node {
+        generation,
+        no_local_endpoints,
+        health,
+        metrics: node,
+    }));
     registry.register_collector(Box::new(process::Process::read()));
     let mut text = String::new();
     prometheus_client::encoding::text::encode(&mut text, &registry)

@@ -10,8 +10,8 @@ use streamvs_balance::{
 };
 use streamvs_table::publish::{Publisher, channel};
 use streamvs_table::{
-    Disposition, Endpoint, Family, PerFamily, Protocol, ProtocolHint, ServiceName, ServicePort,
-    ServicePortName, Snapshot, TrafficPolicy, Usability,
+    Disposition, Endpoint, Family, PerFamily, Protocol, ProtocolHint, Reasons, ServiceName,
+    ServicePort, ServicePortName, Snapshot, TrafficPolicy, Usability,
 };
 
 use crate::{Admin, Health, NodeMetrics, NodeState, health};
@@ -56,6 +56,7 @@ pub(crate) fn service(
         internal_policy: TrafficPolicy::Cluster,
         endpoints,
         disposition: PerFamily::default(),
+        reasons: Reasons::default(),
     };
     service.disposition = PerFamily::from_fn(|family| {
         if service.endpoints(family).any(Endpoint::usable) {

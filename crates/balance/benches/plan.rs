@@ -54,6 +54,7 @@ fn service(number: u32, endpoints: impl Iterator<Item = u32>) -> Arc<ServicePort
         internal_policy: TrafficPolicy::Cluster,
         endpoints: endpoints.map(endpoint).collect(),
         disposition: PerFamily { v4: Disposition::Balance, v6: Disposition::Reject },
+        reasons: Default::default(),
     })
 }
 

@@ -97,6 +97,7 @@ pub(crate) fn service(name: &str, mut endpoints: Vec<Endpoint>) -> ServicePort {
         internal_policy: TrafficPolicy::Cluster,
         endpoints,
         disposition,
+        reasons: Default::default(),
     }
 }
 

@@ -94,6 +94,7 @@ fn virtual_server(
         internal_policy: TrafficPolicy::Cluster,
         endpoints,
         disposition: PerFamily { v4: Disposition::Balance, v6: Disposition::Reject },
+        reasons: Default::default(),
     };
     let (snapshot, _) = Snapshot::new(1, vec![Arc::new(service)]);
     let (plan, _) = Plan::seeded(1).next(Arc::new(snapshot), name, Instant::now());

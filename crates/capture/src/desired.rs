@@ -90,6 +90,7 @@ mod tests {
             internal_policy: TrafficPolicy::Cluster,
             endpoints: Vec::new(),
             disposition,
+            reasons: Default::default(),
         })
     }
 

@@ -16,6 +16,7 @@ use crate::cli::RunOptions;
 use crate::config;
 use crate::control::{Publication, Rules};
 use crate::error::Error;
+use crate::programming::Programming;
 use crate::telemetry;
 use crate::workers::{self, Workers};
 
@@ -42,6 +43,7 @@ async fn serve(options: RunOptions) -> Result<(), Error> {
 
     let health = Arc::new(Health::new(options.iptables_sync_period * 2, NodeState::Untracked));
     let metrics = Arc::new(NodeMetrics::default());
+    let programming = Arc::new(Programming::new(Arc::clone(&metrics)));
     let server = Server::bind(config::admin_addresses(&options)).await.map_err(Error::Admin)?;
 
     // The data path listens before anything is captured.
@@ -65,6 +67,7 @@ async fn serve(options: RunOptions) -> Result<(), Error> {
         sync_period: options.iptables_sync_period,
         health: Arc::clone(&health),
         metrics: Arc::clone(&metrics),
+        programming: Arc::clone(&programming),
     };
     let (stop_rules, rules_stopped) = oneshot::channel();
     let mut rules = tokio::spawn(rules.run(rules_stopped));
@@ -75,9 +78,12 @@ async fn serve(options: RunOptions) -> Result<(), Error> {
         desired,
         health: Arc::clone(&health),
         metrics: Arc::clone(&metrics),
+        programming,
     };
     let manifests = config::manifests(&options, node_name);
-    let watching = streamvs_watch::manifests(manifests, |snapshot| publication.publish(snapshot));
+    let watching = streamvs_watch::manifests(manifests, |snapshot, changes| {
+        publication.publish(snapshot, &changes);
+    });
 
     let (stop_admin, mut admin_stopped) = watch::channel(false);
     let admin = tokio::spawn(server.serve(Admin { plan, health, metrics }, async move {

@@ -11,14 +11,16 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use streamvs_admin::{Health, Moment, NodeMetrics};
+use streamvs_admin::{Health, Moment, NodeMetrics, Sync};
 use streamvs_balance::{Plan, SchedulerName};
 use streamvs_capture::{Capture, Desired};
+use streamvs_resolve::Changes;
 use streamvs_table::publish::Publisher;
 use streamvs_table::{Family, Snapshot};
 use tokio::sync::{oneshot, watch};
 
 use crate::error::Error;
+use crate::programming::Programming;
 
 /// How long a failed change of rules waits before it is tried again.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
@@ -30,12 +32,14 @@ pub(crate) struct Publication {
     pub(crate) desired: watch::Sender<Option<Arc<Desired>>>,
     pub(crate) health: Arc<Health>,
     pub(crate) metrics: Arc<NodeMetrics>,
+    pub(crate) programming: Arc<Programming>,
 }
 
 impl Publication {
     /// Shows a new table to the workers, then tells the kernel's writer.
-    pub(crate) fn publish(&self, snapshot: Snapshot) {
+    pub(crate) fn publish(&self, snapshot: Snapshot, changes: &Changes) {
         let started = Instant::now();
+        self.metrics.changes_learnt(changes.services, changes.slices);
         for family in Family::BOTH {
             self.health.queued(family, Moment::now());
         }
@@ -53,7 +57,10 @@ impl Publication {
             service_port_count = snapshot.services().len(),
             "table published"
         );
-        self.desired.send_replace(Some(Arc::new(Desired::from_snapshot(&snapshot))));
+        let desired = Some(Arc::new(Desired::from_snapshot(&snapshot)));
+        let kernel_follows = *self.desired.borrow() != desired;
+        self.programming.published(changes, kernel_follows);
+        self.desired.send_replace(desired);
     }
 }
 
@@ -65,6 +72,7 @@ pub(crate) struct Rules {
     pub(crate) sync_period: Duration,
     pub(crate) health: Arc<Health>,
     pub(crate) metrics: Arc<NodeMetrics>,
+    pub(crate) programming: Arc<Programming>,
 }
 
 impl Rules {
@@ -127,14 +135,14 @@ impl Rules {
                     let started = Instant::now();
                     let installed = Capture::install(config, &desired).await;
                     let capture = installed.map_err(Error::Capture)?;
-                    self.applied(started);
+                    self.applied(Sync::Full, started);
                     tracing::info!(
                         captured_count = desired.capture.len(),
                         "capture rules installed"
                     );
                     return Ok(Some(capture));
                 }
-                None => self.applied(Instant::now()),
+                None => self.applied(Sync::Full, Instant::now()),
             }
         }
     }
@@ -147,7 +155,7 @@ impl Rules {
             };
             let started = Instant::now();
             match capture.update(&desired).await {
-                Ok(()) => return self.applied(started),
+                Ok(()) => return self.applied(Sync::Partial, started),
                 Err(error) => {
                     tracing::error!(error = %error, "cannot update the capture rules, trying again");
                     tokio::time::sleep(RETRY_PAUSE).await;
@@ -157,8 +165,10 @@ impl Rules {
     }
 
     async fn audit(&self, capture: &mut Capture) {
+        let started = Instant::now();
         match capture.audit().await {
             Ok(repairs) => {
+                self.synced(Sync::Full, started);
                 for repair in repairs {
                     self.metrics.capture_repaired(1);
                     tracing::warn!(repair = %repair, "somebody changed our rules, repaired");
@@ -171,10 +181,17 @@ impl Rules {
     }
 
     /// The kernel agrees with the newest table this was told of.
-    fn applied(&self, started: Instant) {
+    fn applied(&self, sync: Sync, started: Instant) {
+        self.synced(sync, started);
+        self.programming.applied();
         for family in Family::BOTH {
-            self.metrics.rules_synced(family, started.elapsed());
             self.health.applied(family, Moment::now());
+        }
+    }
+
+    fn synced(&self, sync: Sync, started: Instant) {
+        for family in Family::BOTH {
+            self.metrics.rules_synced(family, sync, started.elapsed());
         }
     }
 }

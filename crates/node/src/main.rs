@@ -10,6 +10,7 @@ mod commands;
 mod config;
 mod control;
 mod error;
+mod programming;
 mod telemetry;
 mod workers;
 

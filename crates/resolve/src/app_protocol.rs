@@ -11,7 +11,7 @@
 //! purpose may give it: ports are called `tcp` by people who mean "not UDP", and taking their gRPC
 //! off would be silent.
 
-use streamvs_table::ProtocolHint;
+use streamvs_table::{HintSource, ProtocolHint};
 
 /// Values of appProtocol that name HTTP/2 with prior knowledge.
 const H2C: &[&str] = &["kubernetes.io/h2c", "h2c", "http2", "grpc"];
@@ -68,15 +68,17 @@ pub(crate) fn from_annotation(value: &str) -> Option<ProtocolHint> {
     }
 }
 
-/// The hint of a TCP port.
+/// The hint of a TCP port, and who gave it.
 pub(crate) fn hint(
     annotation: Option<ProtocolHint>,
     app_protocol: Option<&str>,
     port_name: &str,
-) -> ProtocolHint {
+) -> (ProtocolHint, HintSource) {
+    let by = |source| move |hint| (hint, source);
     annotation
-        .or_else(|| app_protocol.and_then(from_app_protocol))
-        .or_else(|| from_port_name(port_name))
+        .map(by(HintSource::Annotation))
+        .or_else(|| app_protocol.and_then(from_app_protocol).map(by(HintSource::AppProtocol)))
+        .or_else(|| from_port_name(port_name).map(by(HintSource::PortName)))
         .unwrap_or_default()
 }
 

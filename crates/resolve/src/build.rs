@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use streamvs_table::{
-    Disposition, Endpoint, Family, PerFamily, ServiceName, ServicePort, ServicePortName,
+    Disposition, Endpoint, Family, PerFamily, Reasons, ServiceName, ServicePort, ServicePortName,
+    TopologyOutcome,
 };
 
 use crate::service::{PortFacts, ServiceFacts};
@@ -52,12 +53,14 @@ fn service_port(
     let ipv6_from = candidates.partition_point(|candidate| candidate.address.is_ipv4());
     let (v4, v6) = candidates.split_at(ipv6_from);
     let mut endpoints = Vec::with_capacity(candidates.len());
+    let mut reasons = Reasons { protocol_hint: port.hint_source, topology: PerFamily::default() };
     let disposition = PerFamily::from_fn(|family| {
         let candidates = match family {
             Family::V4 => v4,
             Family::V6 => v6,
         };
-        decide(candidates, facts, zone, &mut endpoints)
+        let topology = reasons.topology.get_mut(family);
+        decide(candidates, facts, zone, &mut endpoints, topology)
     });
     ServicePort {
         name: ServicePortName {
@@ -75,17 +78,20 @@ fn service_port(
         internal_policy: facts.internal_policy,
         endpoints,
         disposition,
+        reasons,
     }
 }
 
-/// Decides over one family and appends its endpoints.
+/// Decides over one family, appends its endpoints and says what its hints came to.
 fn decide(
     candidates: &[Candidate<'_>],
     facts: &ServiceFacts,
     zone: Option<&str>,
     endpoints: &mut Vec<Endpoint>,
+    topology: &mut TopologyOutcome,
 ) -> Disposition {
     let decision = Decision::new(candidates, facts.internal_policy, zone);
+    *topology = decision.topology_outcome(candidates);
     let mut any_usable = false;
     for candidate in candidates {
         let usability = decision.of(candidate);

@@ -22,6 +22,7 @@
 
 mod app_protocol;
 mod build;
+mod changes;
 mod conditions;
 mod names;
 mod notice;
@@ -31,6 +32,7 @@ mod slices;
 mod topology;
 mod usability;
 
+pub use changes::{Changes, Trigger};
 pub use notice::{ClusterIpFault, Notice, ObjectName, PortFault};
 pub use resolver::{Change, Config, Resolver};
 pub use slices::SliceName;

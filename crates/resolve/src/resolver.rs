@@ -9,9 +9,10 @@ use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use rustc_hash::{FxHashMap, FxHashSet};
-use streamvs_table::{Conflict, ServiceName, ServicePort, ServicePortName, Snapshot};
+use streamvs_table::{Conflict, ServiceName, ServicePort, ServicePortName, Snapshot, Unserved};
 
 use crate::build;
+use crate::changes::Changes;
 use crate::names::Names;
 use crate::notice::{Notice, ObjectName};
 use crate::service::{self, ServiceFacts};
@@ -68,6 +69,10 @@ pub struct Resolver {
     services: BTreeMap<ServiceName, Entry>,
     slice_owners: FxHashMap<SliceName, ServiceName>,
     touched: FxHashSet<ServiceName>,
+    /// Services that are known and not served.
+    unserved: Arc<BTreeMap<ServiceName, Unserved>>,
+    /// Of what came in since the last table.
+    changes: Changes,
     names: Names,
     /// What was said of each object and still holds. Objects without notices have no entry.
     told: FxHashMap<ObjectName, Vec<Notice>>,
@@ -95,6 +100,8 @@ impl Resolver {
             services: BTreeMap::new(),
             slice_owners: FxHashMap::default(),
             touched: FxHashSet::default(),
+            unserved: Arc::default(),
+            changes: Changes::default(),
             names: Names::new(),
             told: FxHashMap::default(),
             told_conflicts: FxHashMap::default(),
@@ -110,12 +117,15 @@ impl Resolver {
             Change::Service(service) => self.apply_service(&service),
             Change::DeleteService(name) => {
                 self.set_service(&name, None);
+                self.set_unserved(&name, None);
                 self.tell(ObjectName::Service(name), Vec::new())
             }
             Change::Slice(slice) => self.apply_slice(&slice),
             Change::DeleteSlice { namespace, name } => {
                 let name = SliceName { namespace, name };
-                self.set_slice(&name, None);
+                if self.set_slice(&name, None) {
+                    self.changes.slices += 1;
+                }
                 self.tell(ObjectName::Slice(name), Vec::new())
             }
             Change::Node(node) => self.apply_node(&node),
@@ -134,19 +144,29 @@ impl Resolver {
     /// Only Services touched since the last call are computed anew. The notices are conflicts
     /// that the table before did not have.
     pub fn resolve(&mut self) -> Option<(Snapshot, Vec<Notice>)> {
-        let mut changed = self.last.generation() == 0;
+        let mut changed = self.last.generation() == 0
+            || !std::ptr::eq(self.last.unserved(), Arc::as_ptr(&self.unserved));
         for name in std::mem::take(&mut self.touched) {
             changed |= self.rebuild(&name);
         }
         self.names.sweep();
         if !changed {
+            // They brought nothing that could have been late.
+            self.changes.triggers.clear();
             return None;
         }
         let services = self.services.values().flat_map(|entry| &entry.ports).cloned().collect();
         let (next, conflicts) = self.last.next(services);
+        let next = next.with_unserved(Arc::clone(&self.unserved));
         self.last = next.clone();
         let notices = conflicts.map(|conflicts| self.tell_conflicts(conflicts));
         Some((next, notices.unwrap_or_default()))
+    }
+
+    /// What came in since the last call, which is to follow each [`Resolver::resolve`] that made a
+    /// table. Changes that made none are in the next one's counts.
+    pub fn take_changes(&mut self) -> Changes {
+        std::mem::take(&mut self.changes)
     }
 
     fn apply_service(&mut self, service: &Service) -> Vec<Notice> {
@@ -156,8 +176,12 @@ impl Resolver {
         let name = ServiceName::new(self.names.intern(namespace), name);
         let mut notices = Vec::new();
         let proxy_name = self.config.service_proxy_name.as_deref();
-        let facts = service::read(&name, service, proxy_name, &mut notices);
+        let (facts, unserved) = match service::read(&name, service, proxy_name, &mut notices) {
+            Ok(facts) => (Some(facts), None),
+            Err(unserved) => (None, Some(unserved)),
+        };
         self.set_service(&name, facts);
+        self.set_unserved(&name, unserved);
         self.tell(ObjectName::Service(name), notices)
     }
 
@@ -169,7 +193,9 @@ impl Resolver {
         let mut notices = Vec::new();
         let node_name = &self.config.node_name;
         let facts = slices::read(&name, slice, node_name, &mut self.names, &mut notices);
-        self.set_slice(&name, facts);
+        if self.set_slice(&name, facts) {
+            self.changes.slice(slice);
+        }
         self.tell(ObjectName::Slice(name), notices)
     }
 
@@ -194,22 +220,38 @@ impl Resolver {
                 self.services.insert(name.clone(), Entry { facts, ..Entry::default() });
             }
         }
+        self.changes.services += 1;
         self.touched.insert(name.clone());
     }
 
+    /// Tables made so far keep what they have: the map is copied when it changes, which Services
+    /// that are not served do about never.
+    fn set_unserved(&mut self, name: &ServiceName, unserved: Option<Unserved>) {
+        if self.unserved.get(name) == unserved.as_ref() {
+            return;
+        }
+        let known = Arc::make_mut(&mut self.unserved);
+        match unserved {
+            Some(unserved) => known.insert(name.clone(), unserved),
+            None => known.remove(name),
+        };
+    }
+
     /// Puts a slice where it belongs now. Its label may have moved it to another Service, so that
-    /// two are touched.
-    fn set_slice(&mut self, name: &SliceName, facts: Option<SliceFacts>) {
+    /// two are touched. True: it says something else than before.
+    fn set_slice(&mut self, name: &SliceName, facts: Option<SliceFacts>) -> bool {
+        let mut changed = false;
         let owner = facts.as_ref().map(|facts| facts.service.clone());
         if let Some(previous) = self.slice_owners.get(name) {
             let entry = self.services.get_mut(previous).expect("a slice's owner has an entry");
             if facts.is_some() && entry.slices.get(&name.name) == facts.as_ref() {
-                return;
+                return false;
             }
             if owner.as_ref() != Some(previous) {
                 entry.slices.remove(&name.name);
                 self.touched.insert(previous.clone());
                 self.slice_owners.remove(name);
+                changed = true;
             }
         }
         if let (Some(owner), Some(facts)) = (owner, facts) {
@@ -217,7 +259,9 @@ impl Resolver {
             entry.slices.insert(Arc::clone(&name.name), facts);
             self.slice_owners.insert(name.clone(), owner.clone());
             self.touched.insert(owner);
+            changed = true;
         }
+        changed
     }
 
     /// All Services are computed anew: any may have hints to zones, and a node's zone changes

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
-use streamvs_table::{Family, Protocol, ProtocolHint, ServiceName, TrafficPolicy};
+use streamvs_table::{
+    Family, HintSource, Protocol, ProtocolHint, ServiceName, TrafficPolicy, Unserved,
+};
 
 use crate::app_protocol;
 use crate::notice::{ClusterIpFault, Notice, ObjectName, PortFault, excerpt};
@@ -43,25 +45,34 @@ pub(crate) struct PortFacts {
     pub(crate) node_port: Option<u16>,
     pub(crate) app_protocol: Option<Arc<str>>,
     pub(crate) hint: ProtocolHint,
+    pub(crate) hint_source: HintSource,
 }
 
-/// Reads a Service. None: it is not ours, as it belongs to another proxy, is headless or
-/// ExternalName, or has no ClusterIP that can be used.
+/// Reads a Service.
+///
+/// # Errors
+/// Why it is not ours.
 pub(crate) fn read(
     name: &ServiceName,
     service: &Service,
     proxy_name: Option<&str>,
     notices: &mut Vec<Notice>,
-) -> Option<ServiceFacts> {
-    let spec = service.spec.as_ref()?;
+) -> Result<ServiceFacts, Unserved> {
+    let spec = service.spec.as_ref().ok_or(Unserved::NoClusterIp)?;
     let label = service.metadata.labels.as_ref().and_then(|labels| labels.get(SERVICE_PROXY_NAME));
-    if label.map(String::as_str) != proxy_name || spec.type_.as_deref() == Some("ExternalName") {
-        return None;
+    if label.map(String::as_str) != proxy_name {
+        return Err(match label {
+            Some(label) => Unserved::OtherProxy { label: excerpt(label) },
+            None => Unserved::NoProxyLabel,
+        });
+    }
+    if spec.type_.as_deref() == Some("ExternalName") {
+        return Err(Unserved::ExternalName);
     }
     let cluster_ips = cluster_ips(name, spec, notices)?;
     let annotations = service.metadata.annotations.as_ref();
     let hint = protocol_annotation(name, annotations, notices);
-    Some(ServiceFacts {
+    Ok(ServiceFacts {
         cluster_ips,
         affinity: affinity(name, spec, notices),
         internal_policy: internal_policy(name, spec, notices),
@@ -72,13 +83,15 @@ pub(crate) fn read(
     })
 }
 
-/// `clusterIPs`, or `clusterIP` where the list is missing (dual stack: KEP-563). None: headless,
-/// or none can be used.
+/// `clusterIPs`, or `clusterIP` where the list is missing (dual stack: KEP-563).
+///
+/// # Errors
+/// It is headless, or none can be used.
 fn cluster_ips(
     name: &ServiceName,
     spec: &ServiceSpec,
     notices: &mut Vec<Notice>,
-) -> Option<Vec<IpAddr>> {
+) -> Result<Vec<IpAddr>, Unserved> {
     let single = spec.cluster_ip.as_deref().filter(|ip| !ip.is_empty());
     let listed = spec.cluster_ips.as_deref().unwrap_or_default();
     let written: Vec<&str> = if listed.is_empty() {
@@ -87,11 +100,11 @@ fn cluster_ips(
         listed.iter().map(String::as_str).filter(|ip| !ip.is_empty()).collect()
     };
     if single == Some("None") || written.first() == Some(&"None") {
-        return None;
+        return Err(Unserved::Headless);
     }
     if written.is_empty() {
         notices.push(Notice::NoClusterIp { service: name.clone() });
-        return None;
+        return Err(Unserved::NoClusterIp);
     }
     let mut cluster_ips = Vec::with_capacity(written.len().min(2));
     for value in written {
@@ -104,7 +117,7 @@ fn cluster_ips(
             }),
         }
     }
-    (!cluster_ips.is_empty()).then_some(cluster_ips)
+    if cluster_ips.is_empty() { Err(Unserved::NoClusterIp) } else { Ok(cluster_ips) }
 }
 
 fn cluster_ip(value: &str, earlier: &[IpAddr]) -> Result<IpAddr, ClusterIpFault> {
@@ -238,9 +251,9 @@ fn port(
         Some(number) => Some(port_number(number)?),
     };
     let app_protocol = written.app_protocol.as_deref().filter(|value| !value.is_empty());
-    let hint = match protocol {
+    let (hint, hint_source) = match protocol {
         Protocol::Tcp => app_protocol::hint(annotation, app_protocol, name),
-        Protocol::Udp | Protocol::Sctp => ProtocolHint::Auto,
+        Protocol::Udp | Protocol::Sctp => Default::default(),
     };
     Ok(PortFacts {
         name: name.into(),
@@ -249,6 +262,7 @@ fn port(
         node_port,
         app_protocol: app_protocol.map(Arc::from),
         hint,
+        hint_source,
     })
 }
 

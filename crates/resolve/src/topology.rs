@@ -3,9 +3,11 @@
 //! The Service's own field (`trafficDistribution`) is not looked at: since KEP-4444 the hints
 //! alone decide. Evaluated over ready endpoints only; see [`Topology::of`].
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use k8s_openapi::api::discovery::v1::EndpointHints;
+use streamvs_table::TopologyOutcome;
 
 use crate::names::Names;
 
@@ -91,5 +93,37 @@ impl Topology {
         } else {
             Self::Everywhere
         }
+    }
+}
+
+/// Why [`Topology::of`] said `Everywhere` of these ready endpoints. The level that most of them
+/// have hints for is the one that is missed.
+pub(crate) fn why_everywhere<'a>(
+    ready: impl Iterator<Item = (SocketAddr, &'a Hints)>,
+    zone: Option<&str>,
+) -> TopologyOutcome {
+    let (mut hint_nodes, mut hint_zones) = (0, 0);
+    let (mut without_node, mut without_zone) = (None, None);
+    for (address, hints) in ready {
+        match hints.node {
+            NodeHint::None => without_node = without_node.or(Some(address)),
+            NodeHint::This | NodeHint::Other => hint_nodes += 1,
+        }
+        if hints.zones.is_empty() {
+            without_zone = without_zone.or(Some(address));
+        } else {
+            hint_zones += 1;
+        }
+    }
+    let (count, without) = if hint_zones >= hint_nodes {
+        (hint_zones, without_zone)
+    } else {
+        (hint_nodes, without_node)
+    };
+    match without {
+        _ if count == 0 => TopologyOutcome::NoHints,
+        Some(without_hint) => TopologyOutcome::Incomplete { without_hint },
+        None if hint_zones > 0 && zone.is_none() => TopologyOutcome::NodeWithoutZone,
+        None => TopologyOutcome::NoneForThisNode,
     }
 }

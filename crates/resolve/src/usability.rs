@@ -10,10 +10,10 @@
 //! Source: KEP-1669, KEP-2086, kube-proxy's CategorizeEndpoints. Topology is never applied under
 //! Local.
 
-use streamvs_table::{Disposition, TrafficPolicy, Usability};
+use streamvs_table::{Disposition, TopologyOutcome, TrafficPolicy, Usability};
 
 use crate::slices::Candidate;
-use crate::topology::{NodeHint, Topology};
+use crate::topology::{self, NodeHint, Topology};
 
 /// The decision for one family of one ServicePort; [`Decision::of`] says what it means for each
 /// endpoint.
@@ -66,6 +66,20 @@ impl<'a> Decision<'a> {
             Usability::TerminatingFallback
         } else {
             Usability::NotReady
+        }
+    }
+
+    /// What the hints came to among those decided over.
+    pub(crate) fn topology_outcome(&self, candidates: &[Candidate<'_>]) -> TopologyOutcome {
+        match (self.topology, self.policy) {
+            (Topology::SameNode, _) => TopologyOutcome::SameNode,
+            (Topology::SameZone, _) => TopologyOutcome::SameZone,
+            (Topology::Everywhere, TrafficPolicy::Local) => TopologyOutcome::NoHints,
+            (Topology::Everywhere, TrafficPolicy::Cluster) => {
+                let ready = candidates.iter().filter(|each| each.facts.conditions.ready);
+                let hints = ready.map(|each| (each.address, &each.facts.hints));
+                topology::why_everywhere(hints, self.zone)
+            }
         }
     }
 

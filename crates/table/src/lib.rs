@@ -12,10 +12,12 @@
 mod endpoint;
 mod name;
 pub mod publish;
+mod reasons;
 mod service;
 mod snapshot;
 
 pub use endpoint::{Endpoint, Usability};
 pub use name::{Family, Protocol, ServiceName, ServicePortName};
+pub use reasons::{HintSource, Reasons, TopologyOutcome, Unserved};
 pub use service::{Disposition, PerFamily, ProtocolHint, ServicePort, TrafficPolicy};
 pub use snapshot::{Conflict, Snapshot};

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::{Endpoint, Family, ServicePortName};
+use crate::{Endpoint, Family, Reasons, ServicePortName};
 
 /// One port of a Service, resolved for this node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +31,8 @@ pub struct ServicePort {
     pub endpoints: Vec<Endpoint>,
     /// What the kernel shall do with a new connection, for each family.
     pub disposition: PerFamily<Disposition>,
+    /// What `streamvs explain` has to say beyond that.
+    pub reasons: Reasons,
 }
 
 impl ServicePort {

@@ -1,12 +1,13 @@
 //! The immutable table of one generation.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
-use crate::{Family, Protocol, ServicePort, ServicePortName};
+use crate::{Family, Protocol, ServiceName, ServicePort, ServicePortName, Unserved};
 
 /// All ServicePorts this node serves, and who owns which (ClusterIP, port, protocol).
 ///
@@ -20,6 +21,7 @@ pub struct Snapshot {
     generation: u64,
     services: Arc<[Arc<ServicePort>]>,
     by_address: Arc<FxHashMap<(IpAddr, u16, Protocol), u32>>,
+    unserved: Arc<BTreeMap<ServiceName, Unserved>>,
 }
 
 /// Two ServicePorts claim the same (ClusterIP, port, protocol); the second was left out of the
@@ -68,7 +70,8 @@ impl Snapshot {
             }
         }
         let by_address = Arc::new(by_address);
-        (Self { generation, services: services.into(), by_address }, conflicts)
+        let unserved = Arc::default();
+        (Self { generation, services: services.into(), by_address, unserved }, conflicts)
     }
 
     /// Builds the table of the generation after this one. Where no name and no address changed,
@@ -86,10 +89,22 @@ impl Snapshot {
             && services.iter().zip(self.services()).all(same_place)
         {
             let by_address = Arc::clone(&self.by_address);
-            return (Self { generation, services: services.into(), by_address }, None);
+            let unserved = Arc::clone(&self.unserved);
+            return (Self { generation, services: services.into(), by_address, unserved }, None);
         }
-        let (next, conflicts) = Self::new(generation, services);
+        let (mut next, conflicts) = Self::new(generation, services);
+        next.unserved = Arc::clone(&self.unserved);
         (next, Some(conflicts))
+    }
+
+    /// The same table with other [`Snapshot::unserved`].
+    pub fn with_unserved(self, unserved: Arc<BTreeMap<ServiceName, Unserved>>) -> Self {
+        Self { unserved, ..self }
+    }
+
+    /// Services that are known and not served, and why. Nothing on the traffic path asks for them.
+    pub fn unserved(&self) -> &BTreeMap<ServiceName, Unserved> {
+        &self.unserved
     }
 
     /// Counts up with each published change; 0 is the empty table before the first.

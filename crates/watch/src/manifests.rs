@@ -31,7 +31,7 @@ use std::panic;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use streamvs_resolve::Config;
+use streamvs_resolve::{Changes, Config};
 use streamvs_table::Snapshot;
 use tokio::task;
 
@@ -68,7 +68,7 @@ pub struct ManifestsConfig {
 /// not published.
 pub async fn manifests(
     config: ManifestsConfig,
-    mut publish: impl FnMut(Snapshot),
+    mut publish: impl FnMut(Snapshot, Changes),
 ) -> Result<Infallible, Error> {
     let ManifestsConfig { dir, resolver } = config;
     check(&dir)?;
@@ -81,11 +81,11 @@ pub async fn manifests(
             events.ensure();
             rescan_at = Instant::now() + if events.sighted() { RESCAN } else { BLIND_RESCAN };
         }
-        let snapshot;
-        (source, snapshot) = look(source, work).await;
+        let table;
+        (source, table) = look(source, work).await;
         events.follow(source.directory.links());
-        if let Some(snapshot) = snapshot {
-            publish(snapshot);
+        if let Some((snapshot, changes)) = table {
+            publish(snapshot, changes);
         }
         work = next_work(&events, rescan_at).await;
     }
@@ -101,10 +101,10 @@ fn check(dir: &Path) -> Result<(), Error> {
 }
 
 /// Reading and parsing may take long, so it is done where it stops nobody else.
-async fn look(mut source: Source, work: Work) -> (Source, Option<Snapshot>) {
+async fn look(mut source: Source, work: Work) -> (Source, Option<(Snapshot, Changes)>) {
     let looking = task::spawn_blocking(move || {
-        let snapshot = source.refresh(&work);
-        (source, snapshot)
+        let table = source.refresh(&work);
+        (source, table)
     });
     match looking.await {
         Ok(result) => result,

@@ -174,6 +174,7 @@ pub fn service_port(endpoints: &[SocketAddr], protocol_hint: ProtocolHint) -> Se
         internal_policy: TrafficPolicy::Cluster,
         endpoints,
         disposition: PerFamily { v4, v6: Disposition::Reject },
+        reasons: Default::default(),
     }
 }
 

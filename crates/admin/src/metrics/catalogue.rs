@@ -189,6 +189,56 @@ pub const SYNC_DURATION: Metric = histogram(
     "How long bringing the kernel's rules up to date took.",
 );
 
+/// Duration of a sync of all kernel rules.
+pub const SYNC_FULL: Metric = histogram(
+    "kubeproxy_sync_full_proxy_rules_duration_seconds",
+    &["ip_family"],
+    "How long bringing all of the kernel's rules up to date took.",
+);
+
+/// Duration of a sync of differences.
+pub const SYNC_PARTIAL: Metric = histogram(
+    "kubeproxy_sync_partial_proxy_rules_duration_seconds",
+    &["ip_family"],
+    "How long bringing changed kernel rules up to date took.",
+);
+
+/// From a change in the cluster to its effect here.
+pub const NETWORK_PROGRAMMING: Metric = histogram(
+    "kubeproxy_network_programming_duration_seconds",
+    &["ip_family"],
+    "From the change of a pod or Service to new connections and streams being sent by it.",
+);
+
+/// Changes of slices that wait.
+pub const ENDPOINT_CHANGES_PENDING: Metric = gauge(
+    "kubeproxy_sync_proxy_rules_endpoint_changes_pending",
+    &[],
+    "Changes of EndpointSlices that are learnt and not applied.",
+);
+
+/// Changes of slices.
+pub const ENDPOINT_CHANGES: Metric =
+    counter("kubeproxy_sync_proxy_rules_endpoint_changes_total", &[], "Changes of EndpointSlices.");
+
+/// Changes of Services that wait.
+pub const SERVICE_CHANGES_PENDING: Metric = gauge(
+    "kubeproxy_sync_proxy_rules_service_changes_pending",
+    &[],
+    "Changes of Services that are learnt and not applied.",
+);
+
+/// Changes of Services.
+pub const SERVICE_CHANGES: Metric =
+    counter("kubeproxy_sync_proxy_rules_service_changes_total", &[], "Changes of Services.");
+
+/// ServicePorts that drop. A gauge, whatever its name says: kube-proxy's is one.
+pub const NO_LOCAL_ENDPOINTS: Metric = gauge(
+    "kubeproxy_sync_proxy_rules_no_local_endpoints_total",
+    &["ip_family", "traffic_policy"],
+    "ServicePorts with a Local traffic policy and endpoints on other nodes only.",
+);
+
 /// Time of the last sync.
 pub const SYNC_LAST: Metric = gauge(
     "kubeproxy_sync_proxy_rules_last_timestamp_seconds",
@@ -263,6 +313,14 @@ pub const ALL: &[Metric] = &[
     REFUSED_CONNECTIONS,
     BUILD,
     SYNC_DURATION,
+    SYNC_FULL,
+    SYNC_PARTIAL,
+    NETWORK_PROGRAMMING,
+    ENDPOINT_CHANGES_PENDING,
+    ENDPOINT_CHANGES,
+    SERVICE_CHANGES_PENDING,
+    SERVICE_CHANGES,
+    NO_LOCAL_ENDPOINTS,
     SYNC_LAST,
     SYNC_LAST_QUEUED,
     HEALTHZ,

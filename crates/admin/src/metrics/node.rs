@@ -2,14 +2,16 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::histogram::{self, exponential_buckets};
-use streamvs_balance::{Counter, Histogram, HistogramSnapshot};
-use streamvs_table::{Family, PerFamily};
+use streamvs_balance::{Counter, Histogram, HistogramSnapshot, Plan};
+use streamvs_table::{Disposition, Family, PerFamily, TrafficPolicy};
 
 use super::{begin, catalogue};
 use crate::Health;
@@ -43,6 +45,29 @@ impl Refusal {
     }
 }
 
+/// How much of the kernel's rules a sync looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Sync {
+    /// All of them.
+    Full,
+    /// Those that a change concerned.
+    Partial,
+}
+
+/// Changes of one kind of object.
+#[derive(Debug, Default)]
+struct ChangeCounts {
+    total: Counter,
+    pending: AtomicU64,
+}
+
+impl ChangeCounts {
+    fn learnt(&self, count: u64) {
+        self.total.add(count);
+        self.pending.fetch_add(count, Relaxed);
+    }
+}
+
 /// Counters of what belongs to no ServicePort. All methods may be called from any thread.
 #[derive(Debug)]
 pub struct NodeMetrics {
@@ -50,6 +75,11 @@ pub struct NodeMetrics {
     capture_repairs: Counter,
     refused: [Counter; Refusal::ALL.len()],
     sync_duration: PerFamily<histogram::Histogram>,
+    sync_full: PerFamily<histogram::Histogram>,
+    sync_partial: PerFamily<histogram::Histogram>,
+    network_programming: PerFamily<histogram::Histogram>,
+    service_changes: ChangeCounts,
+    slice_changes: ChangeCounts,
 }
 
 impl NodeMetrics {
@@ -69,28 +99,83 @@ impl NodeMetrics {
     }
 
     /// The kernel's rules of a family were brought up to date.
-    pub fn rules_synced(&self, family: Family, took: Duration) {
-        self.sync_duration.get(family).observe(took.as_secs_f64());
+    pub fn rules_synced(&self, family: Family, sync: Sync, took: Duration) {
+        let of_kind = match sync {
+            Sync::Full => &self.sync_full,
+            Sync::Partial => &self.sync_partial,
+        };
+        for histogram in [&self.sync_duration, of_kind] {
+            histogram.get(family).observe(took.as_secs_f64());
+        }
+    }
+
+    /// So many changes of Services and EndpointSlices were learnt.
+    pub fn changes_learnt(&self, services: u64, slices: u64) {
+        self.service_changes.learnt(services);
+        self.slice_changes.learnt(slices);
+    }
+
+    /// All changes learnt so far are applied, in the table and in the kernel.
+    pub fn changes_applied(&self) {
+        self.service_changes.pending.store(0, Relaxed);
+        self.slice_changes.pending.store(0, Relaxed);
+    }
+
+    /// A change of a slice of this family is applied, so long after what made it happened.
+    pub fn network_programmed(&self, family: Family, since_trigger: Duration) {
+        self.network_programming.get(family).observe(since_trigger.as_secs_f64());
     }
 }
 
 impl Default for NodeMetrics {
     fn default() -> Self {
         // kube-proxy's bounds: 1 ms, doubled 14 times.
-        let sync = || histogram::Histogram::new(exponential_buckets(0.001, 2.0, 15));
+        let sync = || {
+            let new = |_| histogram::Histogram::new(exponential_buckets(0.001, 2.0, 15));
+            PerFamily::from_fn(new)
+        };
         Self {
             table_swap: Histogram::default(),
             capture_repairs: Counter::default(),
             refused: Default::default(),
-            sync_duration: PerFamily::from_fn(|_| sync()),
+            sync_duration: sync(),
+            sync_full: sync(),
+            sync_partial: sync(),
+            network_programming: PerFamily::from_fn(|_| {
+                histogram::Histogram::new(network_programming_bounds())
+            }),
+            service_changes: ChangeCounts::default(),
+            slice_changes: ChangeCounts::default(),
         }
     }
+}
+
+/// kube-proxy's: 0, quarters to half a second, seconds to one minute, every 5 to two, every 30 to
+/// five.
+fn network_programming_bounds() -> impl Iterator<Item = f64> {
+    let seconds = (1..60).chain((60..120).step_by(5)).chain((120..=300).step_by(30));
+    [0.0, 0.25, 0.5].into_iter().chain(seconds.map(f64::from))
+}
+
+/// ServicePorts whose clients on this node are dropped for want of an endpoint on it.
+pub(super) fn no_local_endpoints(plan: &Plan) -> PerFamily<u64> {
+    let mut counts = PerFamily::default();
+    for service in plan.snapshot().services() {
+        for family in Family::BOTH {
+            let dropped = *service.disposition.get(family) == Disposition::Drop;
+            if service.internal_policy == TrafficPolicy::Local && dropped {
+                *counts.get_mut(family) += 1;
+            }
+        }
+    }
+    counts
 }
 
 /// Writes down what is known of the node.
 #[derive(Debug)]
 pub(super) struct Node {
     pub(super) generation: u64,
+    pub(super) no_local_endpoints: PerFamily<u64>,
     pub(super) health: Arc<Health>,
     pub(super) metrics: Arc<NodeMetrics>,
 }
@@ -98,7 +183,7 @@ pub(super) struct Node {
 impl Collector for Node {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let encoder = &mut encoder;
-        let Self { generation, health, metrics } = self;
+        let Self { generation, no_local_endpoints, health, metrics } = self;
 
         begin(encoder, &catalogue::TABLE_GENERATION)?.only().gauge(*generation)?;
         let HistogramSnapshot { sum_seconds, count, buckets } = metrics.table_swap.snapshot();
@@ -114,10 +199,37 @@ impl Collector for Node {
         let version = [("version", env!("CARGO_PKG_VERSION"))];
         begin(encoder, &catalogue::BUILD)?.only().info(&version)?;
 
-        let mut sync = begin(encoder, &catalogue::SYNC_DURATION)?;
+        for (metric, histograms) in [
+            (catalogue::SYNC_DURATION, &metrics.sync_duration),
+            (catalogue::SYNC_FULL, &metrics.sync_full),
+            (catalogue::SYNC_PARTIAL, &metrics.sync_partial),
+            (catalogue::NETWORK_PROGRAMMING, &metrics.network_programming),
+        ] {
+            let mut samples = begin(encoder, &metric)?;
+            for family in Family::BOTH {
+                let labels = [("ip_family", family.as_str())];
+                histograms.get(family).encode(samples.at(&labels)?.0)?;
+            }
+        }
+        for (pending, total, changes) in [
+            (
+                catalogue::ENDPOINT_CHANGES_PENDING,
+                catalogue::ENDPOINT_CHANGES,
+                &metrics.slice_changes,
+            ),
+            (
+                catalogue::SERVICE_CHANGES_PENDING,
+                catalogue::SERVICE_CHANGES,
+                &metrics.service_changes,
+            ),
+        ] {
+            begin(encoder, &pending)?.only().gauge(changes.pending.load(Relaxed))?;
+            begin(encoder, &total)?.only().counter(changes.total.get())?;
+        }
+        let mut no_local = begin(encoder, &catalogue::NO_LOCAL_ENDPOINTS)?;
         for family in Family::BOTH {
-            let labels = [("ip_family", family.as_str())];
-            metrics.sync_duration.get(family).encode(sync.at(&labels)?.0)?;
+            let labels = [("ip_family", family.as_str()), ("traffic_policy", "internal")];
+            no_local.at(&labels)?.gauge(*no_local_endpoints.get(family))?;
         }
         let times = Family::BOTH.map(|family| (family, health.times(family)));
         let mut applied = begin(encoder, &catalogue::SYNC_LAST)?;

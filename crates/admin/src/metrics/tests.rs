@@ -108,7 +108,10 @@ fn everything_used() -> Admin {
     for family in Family::BOTH {
         admin.health.queued(family, Moment::now());
         admin.health.applied(family, Moment::now());
-        admin.metrics.rules_synced(family, Duration::from_millis(3));
+        for sync in [Sync::Full, Sync::Partial] {
+            admin.metrics.rules_synced(family, sync, Duration::from_millis(3));
+        }
+        admin.metrics.network_programmed(family, Duration::from_millis(300));
     }
     for reason in Refusal::ALL {
         admin.metrics.refused(reason);
@@ -272,15 +275,63 @@ fn histograms_are_cumulative_and_end_in_their_count() {
 #[test]
 fn kube_proxys_bounds_are_kept_where_its_name_is() {
     let exposition = Exposition::of(&everything_used());
-    let bounds: Vec<f64> = exposition
-        .lines
-        .iter()
-        .filter(|line| line.name == "kubeproxy_sync_proxy_rules_duration_seconds_bucket")
-        .filter(|line| line.labels["ip_family"] == "IPv6" && line.labels["le"] != "+Inf")
-        .map(|line| line.labels["le"].parse().unwrap())
-        .collect();
-    assert_eq!(bounds.len(), 15);
-    assert_eq!((bounds[0], bounds[14]), (0.001, 16.384));
+    let bounds_of = |name: &str| -> Vec<f64> {
+        let bucket = format!("{name}_bucket");
+        exposition
+            .lines
+            .iter()
+            .filter(|line| line.name == bucket)
+            .filter(|line| line.labels["ip_family"] == "IPv6" && line.labels["le"] != "+Inf")
+            .map(|line| line.labels["le"].parse().unwrap())
+            .collect()
+    };
+    for kind in ["sync", "sync_full", "sync_partial"] {
+        let bounds = bounds_of(&format!("kubeproxy_{kind}_proxy_rules_duration_seconds"));
+        assert_eq!(bounds.len(), 15);
+        assert_eq!((bounds[0], bounds[14]), (0.001, 16.384));
+    }
+    let bounds = bounds_of("kubeproxy_network_programming_duration_seconds");
+    assert_eq!(bounds.len(), 81);
+    assert_eq!(bounds[..4], [0.0, 0.25, 0.5, 1.0]);
+    assert_eq!(bounds[61..64], [59.0, 60.0, 65.0][..]);
+    assert_eq!(bounds[72..], [110.0, 115.0, 120.0, 150.0, 180.0, 210.0, 240.0, 270.0, 300.0]);
+}
+
+#[test]
+fn changes_are_pending_until_they_are_applied() {
+    let (admin, _) = admin(shop());
+    let shown = |name: &str| {
+        Exposition::of(&admin).value(&format!("kubeproxy_sync_proxy_rules_{name}"), &[])
+    };
+    admin.metrics.changes_learnt(1, 3);
+    assert_eq!(shown("service_changes_pending"), Some(1.0));
+    assert_eq!(shown("endpoint_changes_pending"), Some(3.0));
+    admin.metrics.changes_applied();
+    admin.metrics.changes_learnt(0, 2);
+    assert_eq!(shown("service_changes_pending"), Some(0.0));
+    assert_eq!(shown("endpoint_changes_pending"), Some(2.0));
+    assert_eq!(shown("service_changes_total"), Some(1.0));
+    assert_eq!(shown("endpoint_changes_total"), Some(5.0));
+}
+
+#[test]
+fn a_service_port_that_drops_for_want_of_a_local_endpoint_is_counted() {
+    let mut far = service(
+        "shop/far",
+        Protocol::Tcp,
+        80,
+        &["10.96.0.30"],
+        vec![endpoint("192.0.2.30:80", Usability::NotLocal)],
+    );
+    far.internal_policy = streamvs_table::TrafficPolicy::Local;
+    far.disposition.v4 = streamvs_table::Disposition::Drop;
+    let (admin, _) = admin(plan(vec![far]));
+    let exposition = Exposition::of(&admin);
+    for (family, count) in [("IPv4", 1.0), ("IPv6", 0.0)] {
+        let labels = [("ip_family", family), ("traffic_policy", "internal")];
+        let name = "kubeproxy_sync_proxy_rules_no_local_endpoints_total";
+        assert_eq!(exposition.value(name, &labels), Some(count));
+    }
 }
 
 #[test]
@@ -333,8 +384,11 @@ fn names_follow_the_rules_of_prometheus() {
         let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
         assert!(metric.name.chars().all(plain), "{}", metric.name);
         let counter = matches!(metric.kind, MetricType::Counter);
-        assert_eq!(metric.name.ends_with("_total"), counter, "{}", metric.name);
-        assert!(!metric.stem().ends_with("_total"), "{}", metric.name);
+        // kube-proxy has a gauge of such a name.
+        if metric.name != "kubeproxy_sync_proxy_rules_no_local_endpoints_total" {
+            assert_eq!(metric.name.ends_with("_total"), counter, "{}", metric.name);
+            assert!(!metric.stem().ends_with("_total"), "{}", metric.name);
+        }
         // The encoder writes the help as it is, and a line end would break the format.
         assert!(!metric.help.contains(['\n', '\\']) && metric.help.ends_with('.'), "{metric:?}");
     }

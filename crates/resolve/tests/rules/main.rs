@@ -5,10 +5,12 @@
 //! `check` for each kind of rule.
 
 mod arbitrary;
+mod changes;
 mod endpoints;
 mod given;
 mod order;
 mod protocol;
+mod reasons;
 mod services;
 mod slices;
 mod updates;

@@ -79,7 +79,6 @@ fn what_is_not_visible_makes_no_table() {
             apply_slice(slice)
         }),
         ("a slice that adds nothing", apply_slice(slice_of("s2", &["10.1.0.1"]))),
-        ("a headless Service", given::service("{metadata: {name: h}, spec: {clusterIP: None}}")),
         ("another Node", node("n2", Some("z2"))),
         ("a zone nobody hints to", this_node(Some("z1"))),
         ("another Node gone", Change::DeleteNode("n2".into())),

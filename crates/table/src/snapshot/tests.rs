@@ -46,6 +46,7 @@ fn service(name: ServicePortName, port: u16, cluster_ips: Vec<IpAddr>) -> Servic
         internal_policy: TrafficPolicy::Cluster,
         endpoints: Vec::new(),
         disposition: PerFamily::default(),
+        reasons: Default::default(),
     }
 }
 

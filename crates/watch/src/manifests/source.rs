@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use streamvs_resolve::{Config, Notice, Resolver};
+use streamvs_resolve::{Changes, Config, Notice, Resolver};
 use streamvs_table::Snapshot;
 
 use super::claims::{Claims, Duplicate};
@@ -27,9 +27,9 @@ impl Source {
         }
     }
 
-    /// Looks at what there is to look at. Returns the next table if anything visible changed; the
-    /// first call always does.
-    pub(crate) fn refresh(&mut self, work: &Work) -> Option<Snapshot> {
+    /// Looks at what there is to look at. Returns the next table if anything visible changed, and
+    /// what came in for it; the first call always does.
+    pub(crate) fn refresh(&mut self, work: &Work) -> Option<(Snapshot, Changes)> {
         let mut names: BTreeSet<FileName> = work.files.iter().cloned().collect();
         if work.scan
             && let Some(listed) = self.directory.list()
@@ -51,7 +51,7 @@ impl Source {
             objects = self.claims.len(),
             "manifests make a new table"
         );
-        Some(snapshot)
+        Some((snapshot, self.resolver.take_changes()))
     }
 
     fn replace(&mut self, file: &FileName, objects: Vec<super::object::Object>) {

@@ -6,7 +6,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use streamvs_resolve::Config;
+use streamvs_resolve::{Changes, Config};
 use streamvs_table::Snapshot;
 use tempfile::TempDir;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -52,7 +52,7 @@ impl Watched {
 
     async fn of(dir: TempDir) -> Self {
         let (sender, tables) = unbounded_channel();
-        let watching = manifests(config(dir.path()), move |snapshot| {
+        let watching = manifests(config(dir.path()), move |snapshot, _| {
             // The test may have ended.
             let _ = sender.send(snapshot);
         });
@@ -207,7 +207,7 @@ async fn a_directory_that_goes_away_takes_nothing_with_it_and_is_found_again() {
     let task = tokio::spawn({
         let dir = dir.clone();
         async move {
-            let publish = |snapshot| drop(sender.send(services(&snapshot)));
+            let publish = |snapshot: Snapshot, _: Changes| drop(sender.send(services(&snapshot)));
             manifests(config(&dir), publish).await.expect("the directory is there");
         }
     });
@@ -230,11 +230,11 @@ async fn a_directory_that_goes_away_takes_nothing_with_it_and_is_found_again() {
 #[tokio::test]
 async fn a_directory_that_is_missing_or_none_is_refused_at_the_start() {
     let dir = tempfile::tempdir().expect("a folder can be made");
-    let missing = manifests(config(&dir.path().join("missing")), |_| {}).await;
+    let missing = manifests(config(&dir.path().join("missing")), |_, _| {}).await;
     assert!(matches!(missing, Err(Error::Directory { .. })), "{missing:?}");
     let file = dir.path().join("file");
     fs::write(&file, "").expect("is written");
-    let none = manifests(config(&file), |_| {}).await;
+    let none = manifests(config(&file), |_, _| {}).await;
     assert!(matches!(none, Err(Error::NotADirectory { .. })), "{none:?}");
 }
 
