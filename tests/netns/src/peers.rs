@@ -3,6 +3,7 @@
 
 mod h2spec;
 mod interop;
+mod languages;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
