@@ -28,6 +28,15 @@ pub const METRICS_PORT: u16 = 10249;
 /// The port captured connections are redirected to unless told otherwise.
 pub const LISTEN_PORT: u16 = 15001;
 
+/// Where an agent knows Services from.
+#[derive(Clone, Copy, Debug)]
+pub enum Source<'a> {
+    /// A folder of files.
+    Manifests(&'a Manifests),
+    /// The API server that a kubeconfig file names. The state file is in the agent's folder.
+    Kubeconfig(&'a Path),
+}
+
 /// A running agent. Killed when dropped.
 #[derive(Debug)]
 pub struct Agent {
@@ -70,15 +79,24 @@ impl Agent {
     /// Starts it without waiting.
     #[track_caller]
     pub fn spawn(node: &Host, folder: &Path, manifests: &Manifests, flags: &[&str]) -> Self {
+        Self::spawn_from(node, folder, Source::Manifests(manifests), flags)
+    }
+
+    /// Starts it without waiting, with what it knows from any source.
+    #[track_caller]
+    pub fn spawn_from(node: &Host, folder: &Path, source: Source<'_>, flags: &[&str]) -> Self {
         let socket = folder.join("admin.sock");
         let mut command = node.command(program());
-        command
-            .args(["run", "--hostname-override", "node", "--manifests"])
-            .arg(manifests.folder())
-            .arg("--admin-socket")
-            .arg(&socket)
-            .args(flags)
-            .env("RUST_BACKTRACE", "1");
+        command.args(["run", "--hostname-override", "node"]);
+        match source {
+            Source::Manifests(manifests) => command.arg("--manifests").arg(manifests.folder()),
+            Source::Kubeconfig(file) => command
+                .arg("--kubeconfig")
+                .arg(file)
+                .arg("--state-file")
+                .arg(folder.join("streamvs.state")),
+        };
+        command.arg("--admin-socket").arg(&socket).args(flags).env("RUST_BACKTRACE", "1");
         let process = Process::start(command, &folder.join("streamvs.log"));
         Self { process, node: node.clone(), socket }
     }

@@ -1,4 +1,4 @@
-//! The smallest HTTP/1.1 client that can read health and metrics pages.
+//! The smallest HTTP/1.1 client that can read health and metrics pages, and post to a server.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -25,13 +25,26 @@ pub struct Answer {
 /// # Errors
 /// When nobody answers there, or not in HTTP/1.1.
 pub fn get(netns: &Netns, address: SocketAddr, path: &str) -> io::Result<Answer> {
-    netns.run(|| get_here(address, path))
+    netns.run(|| send_here("GET", address, path, ""))
 }
 
-fn get_here(address: SocketAddr, path: &str) -> io::Result<Answer> {
+/// Posts a body from inside a namespace.
+///
+/// # Errors
+/// As [`get`].
+pub fn post(netns: &Netns, address: SocketAddr, path: &str, body: &str) -> io::Result<Answer> {
+    netns.run(|| send_here("POST", address, path, body))
+}
+
+fn send_here(method: &str, address: SocketAddr, path: &str, body: &str) -> io::Result<Answer> {
     let mut socket = TcpStream::connect_timeout(&address, PATIENCE)?;
     socket.set_read_timeout(Some(PATIENCE))?;
-    write!(socket, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+    let length = body.len();
+    write!(
+        socket,
+        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\
+         Content-Length: {length}\r\n\r\n{body}"
+    )?;
     let mut bytes = Vec::new();
     socket.read_to_end(&mut bytes)?;
     parse(&String::from_utf8_lossy(&bytes))

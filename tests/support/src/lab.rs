@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   outside 172.18.0.100 ─┐
-//!                         ├─ net (a bridge) ─┬─ node  172.18.0.2 ── pods 10.244.1.10, .11 ...
+//!   control 172.18.0.50  ─┼─ net (a bridge) ─┬─ node  172.18.0.2 ── pods 10.244.1.10, .11 ...
 //!                         │                  └─ node2 172.18.0.3 ── pods 10.244.2.10, .11 ...
 //! ```
 //!
@@ -47,6 +47,7 @@ pub struct Builder {
     pods: Vec<String>,
     remote_pods: Vec<String>,
     outside: bool,
+    control: bool,
 }
 
 /// A node with its pods. Gone, with all that runs in it, when dropped.
@@ -59,6 +60,7 @@ pub struct Lab {
     node: Host,
     node2: Option<Host>,
     outside: Option<Host>,
+    control: Option<Host>,
     pods: Vec<Host>,
 }
 
@@ -92,6 +94,12 @@ impl Builder {
         self
     }
 
+    /// A host for the control plane, beside the nodes.
+    pub fn control(mut self) -> Self {
+        self.control = true;
+        self
+    }
+
     /// Builds it.
     ///
     /// # Panics
@@ -116,6 +124,7 @@ impl Builder {
             node,
             node2: None,
             outside: None,
+            control: None,
             pods: vec![],
         };
         for name in &self.pods {
@@ -133,6 +142,14 @@ impl Builder {
                 "route add fd00:10:244:1::/64 via fd00:172:18::2\n",
             ));
             lab.outside = Some(outside);
+        }
+        if self.control {
+            let control = join_fabric(&lab.prefix, &lab.fabric, "control", 50);
+            control.netns().ip(concat!(
+                "route add 10.244.1.0/24 via 172.18.0.2\n",
+                "route add fd00:10:244:1::/64 via fd00:172:18::2\n",
+            ));
+            lab.control = Some(control);
         }
         lab
     }
@@ -163,6 +180,14 @@ impl Lab {
     /// When the lab was built without one.
     pub fn outside(&self) -> &Host {
         self.outside.as_ref().expect("the lab has a host outside")
+    }
+
+    /// The host of the control plane.
+    ///
+    /// # Panics
+    /// When the lab was built without one.
+    pub fn control(&self) -> &Host {
+        self.control.as_ref().expect("the lab has a host for the control plane")
     }
 
     /// A pod of either node.

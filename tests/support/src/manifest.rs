@@ -1,4 +1,4 @@
-//! Writes the files the agent watches: Service, EndpointSlice and Node.
+//! Service, EndpointSlice and Node as the API has them, and files of them for the agent.
 //!
 //! Each object has a file of its own, written beside its place and renamed into it, so that a
 //! reader sees the old or the new one and never half.
@@ -121,7 +121,8 @@ impl Service {
         self.ports.iter().map(|port| (port.port, port.target))
     }
 
-    fn object(&self) -> Value {
+    /// The Service as the API has it.
+    pub fn object(&self) -> Value {
         let ports: Vec<Value> = self
             .ports
             .iter()
@@ -145,6 +146,7 @@ impl Service {
             "clusterIP": self.cluster_ips.first(),
             "clusterIPs": self.cluster_ips,
             "ipFamilies": families,
+            "ipFamilyPolicy": if families.len() > 1 { "RequireDualStack" } else { "SingleStack" },
             "ports": ports,
         });
         if let Some(seconds) = self.affinity_seconds {
@@ -164,6 +166,11 @@ impl Service {
             },
             "spec": spec,
         })
+    }
+
+    /// Its slices as the API has them, one for each family it has an address of.
+    pub fn slices(&self, endpoints: &[Endpoint]) -> Vec<Value> {
+        self.cluster_ips.iter().map(|ip| self.slice(Family::of(*ip), endpoints)).collect()
     }
 
     fn slice(&self, family: Family, endpoints: &[Endpoint]) -> Value {
@@ -263,22 +270,15 @@ impl Manifests {
 
     /// Writes the slices of a Service, one for each family it has an address of.
     pub fn endpoints(&self, service: &Service, endpoints: &[Endpoint]) {
-        for ip in &service.cluster_ips {
-            let family = Family::of(*ip);
-            let (_, suffix) = suffix(family);
-            let name = format!("slice-{}-{suffix}.json", service.name);
-            self.write(&name, &service.slice(family, endpoints));
+        for (ip, slice) in service.cluster_ips.iter().zip(service.slices(endpoints)) {
+            let (_, suffix) = suffix(Family::of(*ip));
+            self.write(&format!("slice-{}-{suffix}.json", service.name), &slice);
         }
     }
 
     /// Writes a Node with its zone label.
     pub fn node(&self, name: &str, zone: &str) {
-        let node = json!({
-            "apiVersion": "v1",
-            "kind": "Node",
-            "metadata": { "name": name, "labels": { "topology.kubernetes.io/zone": zone } },
-        });
-        self.write(&format!("node-{name}.json"), &node);
+        self.write(&format!("node-{name}.json"), &node(name, zone));
     }
 
     /// Writes any text under a file name, right or wrong.
@@ -302,6 +302,15 @@ impl Manifests {
     fn write(&self, name: &str, object: &Value) {
         self.text(name, &format!("{object:#}\n"));
     }
+}
+
+/// A Node with its zone label, as the API has it.
+pub fn node(name: &str, zone: &str) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": { "name": name, "labels": { "topology.kubernetes.io/zone": zone } },
+    })
 }
 
 fn suffix(family: Family) -> (&'static str, &'static str) {

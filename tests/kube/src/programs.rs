@@ -1,0 +1,20 @@
+//! Where the Kubernetes programs are.
+
+use std::path::{Path, PathBuf};
+
+/// The folder of a set that somebody else keeps, by the convention of envtest.
+pub const VARIABLE: &str = "KUBEBUILDER_ASSETS";
+
+/// A program: from [`VARIABLE`]'s folder if it is there, else from where `scripts/kube-assets`
+/// builds it.
+///
+/// # Panics
+/// When it is in neither. A test that needs it has failed then; it is not skipped.
+#[track_caller]
+pub fn path(program: &str) -> PathBuf {
+    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/kube-assets");
+    let folders = std::env::var_os(VARIABLE).map(PathBuf::from).into_iter().chain([built]);
+    folders.map(|folder| folder.join(program)).find(|path| path.is_file()).unwrap_or_else(|| {
+        panic!("{program} is missing: run scripts/kube-assets, or set {VARIABLE}")
+    })
+}
