@@ -16,6 +16,7 @@ use crate::cli::RunOptions;
 use crate::config;
 use crate::control::{Publication, Rules};
 use crate::error::Error;
+use crate::privileges;
 use crate::programming::Programming;
 use crate::telemetry;
 use crate::workers::{self, Workers};
@@ -50,6 +51,8 @@ async fn serve(options: RunOptions) -> Result<(), Error> {
     let port = options.listen_port;
     let listeners = streamvs_accept::bind(port, config::worker_count(&options))
         .map_err(|source| Error::Listen { port, source })?;
+    // All that takes more is open by now, and there is no other thread yet.
+    privileges::give_up([options.manifests.as_path()])?;
     let (publisher, plan) = publish::channel(Arc::new(Plan::empty()));
     let (drain, draining) = watch::channel(false);
     let shared = workers::Shared {

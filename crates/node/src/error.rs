@@ -15,6 +15,10 @@ pub(crate) enum Error {
     Listen { port: u16, source: io::Error },
     /// The signal handlers cannot be set.
     Signals(io::Error),
+    /// Capabilities cannot be given up.
+    Privileges(caps::errors::CapsError),
+    /// `no_new_privs` cannot be set.
+    NoNewPrivileges(io::Error),
     /// The kernel's rules cannot be set.
     Capture(streamvs_capture::Error),
     /// The manifests cannot be watched.
@@ -48,6 +52,8 @@ impl fmt::Display for Error {
             }
             Self::Listen { port, source } => write!(f, "cannot listen on port {port}: {source}"),
             Self::Signals(source) => write!(f, "cannot handle signals: {source}"),
+            Self::Privileges(source) => write!(f, "cannot give up capabilities: {source}"),
+            Self::NoNewPrivileges(source) => write!(f, "cannot set no_new_privs: {source}"),
             Self::Capture(source) => write!(f, "cannot capture traffic: {source}"),
             Self::Watch { directory, source } => {
                 write!(f, "cannot watch {}: {source}", directory.display())
@@ -67,7 +73,9 @@ impl std::error::Error for Error {
             | Self::HostName(source)
             | Self::Listen { source, .. }
             | Self::Signals(source)
+            | Self::NoNewPrivileges(source)
             | Self::Output(source) => Some(source),
+            Self::Privileges(source) => Some(source),
             Self::Capture(source) => Some(source),
             Self::Watch { source, .. } => Some(source),
             Self::Admin(source) => Some(source),

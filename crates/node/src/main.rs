@@ -10,6 +10,7 @@ mod commands;
 mod config;
 mod control;
 mod error;
+mod privileges;
 mod programming;
 mod telemetry;
 mod workers;

@@ -32,6 +32,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("netlink-packet-route", &["capture"]),
     ("rtnetlink", &["capture"]),
     ("nix", &["capture", "node"]),
+    ("caps", &["node"]),
     ("socket2", &["capture", "relay", "accept"]),
     ("clap", &["node"]),
     ("tracing-subscriber", &["node"]),

@@ -9,6 +9,7 @@
 //! - `tcp`: everything that is not HTTP/2.
 //! - `guard`: the listener cannot be abused, and nothing is captured twice.
 //! - `lifecycle`: start, stop, crash, cleaning up, wrong files.
+//! - `privileges`: what a taken-over agent could not do.
 //! - `peers`: programs nobody here wrote.
 
 #[cfg(test)]
@@ -17,6 +18,8 @@ mod guard;
 mod lifecycle;
 #[cfg(test)]
 mod peers;
+#[cfg(test)]
+mod privileges;
 #[cfg(test)]
 mod scene;
 #[cfg(test)]

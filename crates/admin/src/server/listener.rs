@@ -9,11 +9,16 @@ use std::path::{Path, PathBuf};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tracing::warn;
 
 use crate::Error;
 
 /// The socket answers whoever may open it with what all tenants of the node do: root only.
 const SOCKET_MODE: u32 = 0o600;
+
+/// Besides the agent's own user, who may ask. The mode says it already; the kernel's word on who
+/// connected (SO_PEERCRED) holds also where somebody has changed the mode since.
+const ROOT: u32 = 0;
 
 /// Where to listen.
 #[derive(Clone, Debug)]
@@ -67,7 +72,13 @@ impl Listener {
     pub(super) async fn accept(&self) -> io::Result<Box<dyn Socket>> {
         match self {
             Self::Tcp(listener) => Ok(Box::new(listener.accept().await?.0)),
-            Self::Unix(listener, _) => Ok(Box::new(listener.accept().await?.0)),
+            Self::Unix(listener, file) => loop {
+                let (socket, _) = listener.accept().await?;
+                match socket.peer_cred()?.uid() {
+                    uid if uid == ROOT || uid == file.owner => return Ok(Box::new(socket)),
+                    uid => warn!(uid, "a stranger on the admin socket is sent away"),
+                }
+            },
         }
     }
 }
@@ -139,11 +150,14 @@ async fn check_replaceable(path: &Path) -> Result<(), Error> {
 pub(super) struct SocketFile {
     path: PathBuf,
     identity: (u64, u64),
+    /// The agent's user.
+    owner: u32,
 }
 
 impl SocketFile {
     fn of(path: &Path) -> io::Result<Self> {
-        Ok(Self { path: path.to_owned(), identity: identity(path)? })
+        let owner = fs::symlink_metadata(path)?.uid();
+        Ok(Self { path: path.to_owned(), identity: identity(path)?, owner })
     }
 }
 

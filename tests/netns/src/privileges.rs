@@ -1,0 +1,131 @@
+//! Aim: whoever takes over the agent gets little, and who may ask it is decided by the kernel.
+//! Method: the kernel's word on every thread in `/proc`, while the agent does all of its work.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, chown};
+
+use streamvs_support::Family;
+use streamvs_support::agent::{Agent, PATIENCE, program};
+use streamvs_support::grpc::load::Load;
+use streamvs_support::manifest::Service;
+use streamvs_support::wait::eventually;
+
+use crate::scene::{GRPC_PORT, PODS, SERVICE_PORT, Scene, address, grpc_service, needs_node};
+
+/// `CAP_NET_ADMIN` (12) and `CAP_NET_RAW` (13), as `/proc` writes a set.
+const NET_ADMIN_AND_RAW: &str = "0000000000003000";
+
+/// The same and `CAP_DAC_READ_SEARCH` (2).
+const AND_READ: &str = "0000000000003004";
+
+/// A user that owns nothing here.
+const STRANGER: u32 = 65534;
+
+/// What every thread of the agent has; they all agree, or this panics.
+#[track_caller]
+fn privileges(agent: &Agent) -> Vec<(String, String)> {
+    let wanted = ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:", "NoNewPrivs:"];
+    let tasks = fs::read_dir(format!("/proc/{}/task", agent.id())).expect("the agent runs");
+    let mut of_threads: Vec<Vec<(String, String)>> = tasks
+        .map(|task| task.expect("its threads can be read").path().join("status"))
+        .map(|status| fs::read_to_string(status).expect("a thread's status can be read"))
+        .map(|status| {
+            let words = status.lines().filter_map(|line| line.split_once(char::is_whitespace));
+            words
+                .filter(|(name, _)| wanted.contains(name))
+                .map(|(name, value)| (name.to_owned(), value.trim().to_owned()))
+                .collect()
+        })
+        .collect();
+    // At least the control thread and one worker.
+    assert!(of_threads.len() >= 2);
+    of_threads.sort();
+    of_threads.dedup();
+    assert_eq!(of_threads.len(), 1, "threads differ: {of_threads:#?}");
+    of_threads.remove(0)
+}
+
+fn sets(bounded: &str) -> Vec<(String, String)> {
+    [
+        ("CapInh:", "0000000000000000"),
+        ("CapPrm:", bounded),
+        ("CapEff:", bounded),
+        ("CapBnd:", bounded),
+        ("CapAmb:", "0000000000000000"),
+        ("NoNewPrivs:", "1"),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    .into()
+}
+
+#[test]
+fn two_capabilities_are_enough_from_start_to_stop() {
+    needs_node!();
+    let scene = Scene::new();
+    let _endpoints = scene.grpc(Family::V4, PODS);
+    let service = grpc_service(Family::V4);
+    scene.publish(&service, &PODS);
+    let mut agent = scene.agent(&[]);
+    assert_eq!(privileges(&agent), sets(NET_ADMIN_AND_RAW));
+
+    // Rules change after that: ipset and iptables run as its children.
+    let report = Load::unary(address(&service), 1).calls(30).run(scene.client());
+    report.without_failure();
+    let later = Service::new("later", &[Family::V4], 12).port("grpc", SERVICE_PORT, GRPC_PORT);
+    scene.publish(&later, &PODS);
+    scene.wait_until_used(&agent, &later, &PODS);
+    eventually("the later Service is captured", PATIENCE, || {
+        scene.lab.node().netns().output("ipset", &["save"]).contains(&later.ips()[0].to_string())
+    });
+    let report = Load::unary(address(&later), 1).calls(30).run(scene.client());
+    report.without_failure();
+    assert_eq!(privileges(&agent), sets(NET_ADMIN_AND_RAW));
+
+    assert!(agent.stop(PATIENCE).success(), "{}", agent.log());
+    let rules = scene.lab.node().netns().output("iptables-save", &[]);
+    assert!(!rules.contains("STREAMVS"), "{rules}");
+}
+
+#[test]
+fn files_of_another_user_are_still_read() {
+    needs_node!();
+    let scene = Scene::new();
+    let _endpoints = scene.grpc(Family::V4, PODS);
+    let service = grpc_service(Family::V4);
+    scene.publish(&service, &PODS);
+    let folder = scene.manifests.folder();
+    chown(folder, Some(STRANGER), Some(STRANGER)).expect("root may give a folder away");
+    fs::set_permissions(folder, Permissions::from_mode(0o700)).expect("and close it");
+    let agent = scene.agent(&[]);
+    assert_eq!(privileges(&agent), sets(AND_READ));
+    scene.publish(&service, &PODS[..2]);
+    scene.wait_until_used(&agent, &service, &PODS[..2]);
+}
+
+#[test]
+fn a_stranger_is_not_answered_on_the_admin_socket() {
+    needs_node!("setpriv");
+    let scene = Scene::new();
+    let agent = scene.agent(&[]);
+    let socket = agent.socket();
+    let mode = socket.metadata().expect("the socket is there").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+
+    // Somebody opens it to all.
+    fs::set_permissions(socket, Permissions::from_mode(0o666)).expect("root may");
+    fs::set_permissions(scene.folder.path(), Permissions::from_mode(0o755)).expect("root may");
+    let list = |user: u32| {
+        let mut command = scene.lab.node().command("setpriv");
+        command
+            .args(["--reuid", &user.to_string(), "--clear-groups", "--bounding-set=-all"])
+            .arg(program())
+            .args(["list", "--admin-socket"])
+            .arg(socket);
+        command.output().expect("setpriv starts")
+    };
+    let refused = list(STRANGER);
+    assert!(!refused.status.success(), "{}", String::from_utf8_lossy(&refused.stdout));
+    assert!(refused.stdout.is_empty());
+    eventually("the log says so", PATIENCE, || agent.log().contains("a stranger"));
+    assert!(list(0).status.success());
+}
