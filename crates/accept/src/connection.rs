@@ -1,70 +1,135 @@
 //! THE SPINE: one connection from accept to its record.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::Buf;
 use streamvs_balance::{Verdict, VirtualServer};
 use streamvs_detect::{Prefixed, Protocol, tls};
-use streamvs_relay::connect::{Dialled, reset_on_drop};
-use streamvs_relay::{Route, h2, tcp};
+use streamvs_relay::connect::{Dialled, NoEndpoint, reset_on_drop};
+use streamvs_relay::tcp::{self, Early};
+use streamvs_relay::{Route, h2};
 use streamvs_table::ProtocolHint;
 use tokio::net::TcpStream;
 
 use crate::limits;
 use crate::opening::{self, Failure, Opened, Upstream};
 use crate::record::{Record, RefusalReason};
-use crate::run::Shared;
+use crate::run::{Open, Shared};
 
 /// Follows one accepted connection to its end.
-pub(crate) async fn serve(shared: Rc<Shared>, socket: TcpStream, client: SocketAddr) {
-    let (original_dst, server) = match admit(&shared, &socket) {
+///
+/// What is needed only until the protocol is known, or only for HTTP/2, is on the heap for that
+/// long: this future is what an idle plain connection costs.
+pub(crate) async fn serve(shared: Open, socket: TcpStream, client: SocketAddr) {
+    let client = SocketAddr::new(client.ip().to_canonical(), client.port());
+    let (original_dst, server) = match admit(&shared, &socket, client.ip()) {
         Ok(admitted) => admitted,
         Err(reason) => return refuse(&shared, &socket, client, reason),
     };
-    let client = SocketAddr::new(client.ip().to_canonical(), client.port());
-    let mut record = Record::new(client, original_dst, Arc::clone(&server));
-    let route = Route::new(original_dst, client.ip(), Arc::clone(&server));
+    let mut record = Record::new(client, original_dst, server);
+    match Box::pin(open(&shared, socket, &mut record)).await {
+        Some(Begun::Http2(http2)) => Box::pin(http2_streams(&shared, http2, &mut record)).await,
+        Some(Begun::Plain(plain)) => {
+            let Plain { downstream, upstream, early } = *plain;
+            let outcome = tcp::relay(&shared.worker, downstream, upstream, early).await;
+            record.relayed(outcome);
+        }
+        None => {}
+    }
+}
 
+/// A connection whose protocol is known.
+enum Begun {
+    /// Each stream is balanced.
+    Http2(Box<Http2>),
+    /// The connection as a whole is.
+    Plain(Box<Plain>),
+}
+
+struct Http2 {
+    route: Route,
+    downstream: TcpStream,
+    opened: Opened,
+}
+
+struct Plain {
+    downstream: TcpStream,
+    upstream: TcpStream,
+    early: Early,
+}
+
+/// Recognises the protocol, and connects a plain connection to its endpoint. None: it ended there,
+/// and the record says how.
+async fn open(shared: &Shared, socket: TcpStream, record: &mut Record) -> Option<Begun> {
+    let server = record.server();
+    let route = record.route();
     let opened = match server.service().protocol_hint {
-        ProtocolHint::Tcp => Ok(Opened {
-            protocol: Protocol::Tcp,
-            from_client: Bytes::new(),
-            from_endpoint: Bytes::new(),
-            upstream: Upstream::new(Duration::ZERO),
-        }),
+        ProtocolHint::Tcp => Ok(Opened::plain()),
         ProtocolHint::H2c | ProtocolHint::Auto => {
-            opening::open(&shared.worker, &route, &socket, early_dial_delay(&server)).await
+            opening::open(&shared.worker, &route, &socket, early_dial_delay(server)).await
         }
     };
-    match opened {
+    let failure = match opened {
         Ok(opened) if opened.protocol == Protocol::Http2 => {
-            http2(&shared, route, socket, opened, &mut record).await;
+            record.settle(Verdict::Http2);
+            return Some(Begun::Http2(Box::new(Http2 { route, downstream: socket, opened })));
         }
-        Ok(opened) => plain(&shared, &route, &server, socket, opened, &mut record).await,
-        Err(failure) => {
-            record.outcome = match failure {
-                Failure::Downstream(error) => format!("downstream: {error}"),
-                Failure::Upstream(error) => format!("upstream: {error}"),
-                Failure::NoEndpoint(none) => no_endpoint(&server, none.tried_count),
-            };
-            reset_on_drop(&socket);
-        }
+        Ok(opened) => match plain(shared, &route, opened, record).await {
+            Ok((upstream, early)) => {
+                let plain = Plain { downstream: socket, upstream, early };
+                return Some(Begun::Plain(Box::new(plain)));
+            }
+            Err(none) => Failure::NoEndpoint(none),
+        },
+        Err(failure) => failure,
+    };
+    record.failed(failure);
+    reset_on_drop(&socket);
+    None
+}
+
+/// Connects a plain connection to its endpoint.
+async fn plain(
+    shared: &Shared,
+    route: &Route,
+    opened: Opened,
+    record: &mut Record,
+) -> Result<(TcpStream, Early), NoEndpoint> {
+    let Opened { mut from_client, from_endpoint, upstream, .. } = opened;
+    let hello = tls::client_hello(&from_client);
+    record.settle(if hello.is_some() { Verdict::Tls } else { Verdict::Tcp });
+    if hello.is_some_and(|hello| hello.offers_h2) {
+        record.server().stats().tls_h2.inc();
     }
+    let Dialled { socket, choice, sent_count } =
+        upstream.connected(&shared.worker, route, &from_client).await?;
+    choice.target().stats().connections.inc();
+    record.choose(choice);
+    from_client.advance(sent_count);
+    let early = Early {
+        sent_to_upstream: sent_count as u64,
+        to_upstream: from_client,
+        to_downstream: from_endpoint,
+    };
+    Ok((socket, early))
 }
 
 /// Whose connection this was, and who serves it.
 fn admit(
     shared: &Shared,
     socket: &TcpStream,
+    client: IpAddr,
 ) -> Result<(SocketAddr, Arc<VirtualServer>), RefusalReason> {
     let original_dst =
-        shared.original_dst.of(socket).map_err(|_| RefusalReason::NoOriginalDestination)?;
-    let is_direct = socket.local_addr().is_ok_and(|local| {
-        (local.ip().to_canonical(), local.port()) == (original_dst.ip(), original_dst.port())
-    });
+        shared.original_dst.of(socket, client).map_err(|_| RefusalReason::NoOriginalDestination)?;
+    // A connection to the listener itself was made to its port; only then is a system call due.
+    let is_direct = original_dst.port() == shared.port
+        && socket.local_addr().is_ok_and(|local| {
+            (local.ip().to_canonical(), local.port()) == (original_dst.ip(), original_dst.port())
+        });
     if is_direct {
         return Err(RefusalReason::NotCaptured);
     }
@@ -92,14 +157,8 @@ fn early_dial_delay(server: &VirtualServer) -> Duration {
 
 /// Balances each stream. An endpoint that was dialled early becomes the first pooled connection,
 /// and its turn goes to the first stream.
-async fn http2(
-    shared: &Rc<Shared>,
-    route: Route,
-    socket: TcpStream,
-    opened: Opened,
-    record: &mut Record,
-) {
-    record.settle(Verdict::Http2);
+async fn http2_streams(shared: &Shared, http2: Box<Http2>, record: &mut Record) {
+    let Http2 { route, downstream, opened } = *http2;
     let pool = shared.worker.pool();
     let first = match opened.upstream {
         Upstream::Delayed(_) => None,
@@ -109,7 +168,7 @@ async fn http2(
             }
             choice
         }),
-        Upstream::Connected(Dialled { socket, choice }) => {
+        Upstream::Connected(Dialled { socket, choice, .. }) => {
             if pool.wants(choice.address()) {
                 let socket = Prefixed::new(opened.from_endpoint, socket);
                 pool.adopt(choice.address(), socket).await;
@@ -117,51 +176,25 @@ async fn http2(
             Some(choice)
         }
     };
-    let socket = Prefixed::new(opened.from_client, socket);
+    let socket = Prefixed::new(opened.from_client, downstream);
     let outcome =
         h2::serve(Rc::clone(&shared.worker), Rc::new(route), socket, first, shared.drain.clone())
             .await;
-    record.stream_count = outcome.stream_count;
-    record.outcome = outcome.error.map_or_else(|| "closed".to_owned(), |error| error.to_string());
+    record.served(outcome);
 }
 
-/// Balances the connection as a whole.
-async fn plain(
-    shared: &Shared,
-    route: &Route,
-    server: &VirtualServer,
-    socket: TcpStream,
-    opened: Opened,
-    record: &mut Record,
-) {
-    let hello = tls::client_hello(&opened.from_client);
-    record.settle(if hello.is_some() { Verdict::Tls } else { Verdict::Tcp });
-    if hello.is_some_and(|hello| hello.offers_h2) {
-        server.stats().tls_h2.inc();
+#[cfg(test)]
+mod tests {
+    //! Aim: an idle plain connection stays small.
+
+    use super::*;
+
+    fn future_octets<A, B, C, F: Future>(_: fn(A, B, C) -> F) -> usize {
+        size_of::<F>()
     }
-    let dialled = match opened.upstream.connected(&shared.worker, route).await {
-        Ok(dialled) => dialled,
-        Err(none) => {
-            record.outcome = no_endpoint(server, none.tried_count);
-            return reset_on_drop(&socket);
-        }
-    };
-    record.endpoint = Some(dialled.choice.address());
-    dialled.choice.target().stats().connections.inc();
-    let outcome = tcp::relay(
-        &shared.worker,
-        socket,
-        dialled.socket,
-        opened.from_client,
-        opened.from_endpoint,
-    )
-    .await;
-    server.stats().bytes_to_upstream.add(outcome.bytes_to_upstream);
-    server.stats().bytes_to_downstream.add(outcome.bytes_to_downstream);
-    record.outcome = outcome.end.to_string();
-}
 
-fn no_endpoint(server: &VirtualServer, tried_count: usize) -> String {
-    server.stats().no_endpoint.inc();
-    format!("no endpoint, {tried_count} tried")
+    #[test]
+    fn future_of_an_idle_connection_is_small() {
+        assert!(future_octets(serve) <= 640, "{} octets", future_octets(serve));
+    }
 }

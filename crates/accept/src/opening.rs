@@ -5,6 +5,7 @@
 //! protocol in which the server speaks first starts as fast as without us, and no timer has to
 //! guess.
 
+use std::fmt;
 use std::future::pending;
 use std::io;
 use std::pin::Pin;
@@ -13,6 +14,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use streamvs_detect::{FirstBytes, Protocol};
 use streamvs_relay::connect::{Dialled, Dialler, NoEndpoint};
+use streamvs_relay::socket::read_once;
 use streamvs_relay::{Route, Worker};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
@@ -28,6 +30,18 @@ pub(crate) struct Opened {
     pub(crate) from_endpoint: Bytes,
     /// How far the early dial has come.
     pub(crate) upstream: Upstream,
+}
+
+impl Opened {
+    /// A connection that is plain by declaration: nothing was read, and nothing is dialled yet.
+    pub(crate) fn plain() -> Self {
+        Self {
+            protocol: Protocol::Tcp,
+            from_client: Bytes::new(),
+            from_endpoint: Bytes::new(),
+            upstream: Upstream::new(Duration::ZERO),
+        }
+    }
 }
 
 /// An endpoint for a plain connection, dialled early.
@@ -51,6 +65,16 @@ pub(crate) enum Failure {
     NoEndpoint(NoEndpoint),
 }
 
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Downstream(error) => write!(f, "downstream: {error}"),
+            Self::Upstream(error) => write!(f, "upstream: {error}"),
+            Self::NoEndpoint(none) => write!(f, "no endpoint, {} tried", none.tried_count),
+        }
+    }
+}
+
 enum Event {
     Connected,
     Readable,
@@ -65,15 +89,16 @@ impl Upstream {
         }
     }
 
-    /// Connects, whatever was awaited until now.
+    /// Connects, whatever was awaited until now. `first` is what the client has sent.
     pub(crate) async fn connected(
         self,
         worker: &Worker,
         route: &Route,
+        first: &[u8],
     ) -> Result<Dialled, NoEndpoint> {
         match self {
-            Self::Delayed(_) => Dialler::default().run(worker, route).await,
-            Self::Dialling(mut dialler) => dialler.run(worker, route).await,
+            Self::Delayed(_) => Dialler::default().run(worker, route, first).await,
+            Self::Dialling(mut dialler) => dialler.run(worker, route, first).await,
             Self::Connected(dialled) => Ok(dialled),
         }
     }
@@ -91,7 +116,7 @@ impl Upstream {
         }
         match self {
             Self::Dialling(dialler) => {
-                let dialled = dialler.run(worker, route).await.map_err(Failure::NoEndpoint)?;
+                let dialled = dialler.run(worker, route, &[]).await.map_err(Failure::NoEndpoint)?;
                 *self = Self::Connected(dialled);
                 Ok(Event::Connected)
             }
@@ -171,7 +196,7 @@ enum Read {
 fn read(worker: &Worker, socket: &TcpStream, into: &mut BytesMut) -> io::Result<Read> {
     worker.with_buffer(|buffer| {
         let buffer = &mut buffer[..limits::FIRST_READ_OCTETS];
-        match socket.try_read(buffer) {
+        match read_once(socket, buffer) {
             Ok(0) => Ok(Read::End),
             Ok(count) => {
                 let start = into.len();

@@ -1,10 +1,14 @@
 //! What is remembered of connections: counters while they run, one log line when they end.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use streamvs_balance::{Verdict, VirtualServer};
+use streamvs_balance::{Choice, Verdict, VirtualServer};
+use streamvs_relay::{Route, h2, tcp};
+
+use crate::opening::Failure;
 
 /// Why a connection was reset without having been given to an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,16 +26,51 @@ pub enum RefusalReason {
 /// Told of each refused connection, by any worker. Must not block.
 pub type OnRefused = Arc<dyn Fn(RefusalReason) + Send + Sync>;
 
+/// How a connection ended. Only the log says it, so it becomes text only there.
+pub(crate) enum Ending {
+    /// Cut off, because the worker ended first.
+    Unfinished,
+    /// Before its protocol was known, or before it had an endpoint.
+    Unopened(Failure),
+    /// As a plain connection.
+    Plain(tcp::End),
+    /// As HTTP/2.
+    Http2(Box<h2::Outcome>),
+}
+
+impl Ending {
+    fn stream_count(&self) -> u64 {
+        match self {
+            Self::Http2(outcome) => outcome.stream_count,
+            _ => 0,
+        }
+    }
+}
+
+impl fmt::Display for Ending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unfinished => f.write_str("unfinished"),
+            Self::Unopened(failure) => failure.fmt(f),
+            Self::Plain(end) => end.fmt(f),
+            Self::Http2(outcome) => match &outcome.error {
+                None => f.write_str("closed"),
+                Some(error) => error.fmt(f),
+            },
+        }
+    }
+}
+
 /// One admitted connection: counted as active while this lives, logged when it is dropped.
 pub(crate) struct Record {
     client: SocketAddr,
     original_dst: SocketAddr,
     server: Arc<VirtualServer>,
     accepted_at: Instant,
-    pub(crate) verdict: Option<Verdict>,
-    pub(crate) endpoint: Option<SocketAddr>,
-    pub(crate) stream_count: u64,
-    pub(crate) outcome: String,
+    verdict: Option<Verdict>,
+    /// Of a plain connection.
+    choice: Option<Choice>,
+    ending: Ending,
 }
 
 impl Record {
@@ -47,10 +86,19 @@ impl Record {
             server,
             accepted_at: Instant::now(),
             verdict: None,
-            endpoint: None,
-            stream_count: 0,
-            outcome: String::new(),
+            choice: None,
+            ending: Ending::Unfinished,
         }
+    }
+
+    /// Who serves it.
+    pub(crate) fn server(&self) -> &Arc<VirtualServer> {
+        &self.server
+    }
+
+    /// Where to look up who serves it later.
+    pub(crate) fn route(&self) -> Route {
+        Route::new(self.original_dst, self.client.ip(), Arc::clone(&self.server))
     }
 
     /// The protocol is known.
@@ -59,6 +107,32 @@ impl Record {
         stats.connections[verdict.index()].inc();
         stats.detect[verdict.index()].observe(self.accepted_at.elapsed());
         self.verdict = Some(verdict);
+    }
+
+    /// An endpoint has it, and counts as busy until the record is closed.
+    pub(crate) fn choose(&mut self, choice: Choice) {
+        self.choice = Some(choice);
+    }
+
+    /// It got no endpoint.
+    pub(crate) fn failed(&mut self, failure: Failure) {
+        if let Failure::NoEndpoint(_) = failure {
+            self.server.stats().no_endpoint.inc();
+        }
+        self.ending = Ending::Unopened(failure);
+    }
+
+    /// It was relayed as a plain connection.
+    pub(crate) fn relayed(&mut self, outcome: tcp::Outcome) {
+        let stats = self.server.stats();
+        stats.bytes_to_upstream.add(outcome.bytes_to_upstream);
+        stats.bytes_to_downstream.add(outcome.bytes_to_downstream);
+        self.ending = Ending::Plain(outcome.end);
+    }
+
+    /// Its streams were relayed.
+    pub(crate) fn served(&mut self, outcome: h2::Outcome) {
+        self.ending = Ending::Http2(Box::new(outcome));
     }
 }
 
@@ -69,11 +143,11 @@ impl Drop for Record {
             downstream = %self.client,
             original_dst = %self.original_dst,
             service = %self.server.service().name,
-            endpoint = self.endpoint.map(tracing::field::display),
+            endpoint = self.choice.as_ref().map(|choice| tracing::field::display(choice.address())),
             protocol = self.verdict.map_or("unknown", Verdict::as_str),
-            stream_count = self.stream_count,
+            stream_count = self.ending.stream_count(),
             duration_seconds = self.accepted_at.elapsed().as_secs_f64(),
-            outcome = self.outcome,
+            outcome = %self.ending,
             "connection ended"
         );
     }

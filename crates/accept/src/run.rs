@@ -2,8 +2,12 @@
 
 use std::cell::Cell;
 use std::fmt;
+use std::future::poll_fn;
 use std::io;
+use std::ops::Deref;
+use std::pin::pin;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Instant;
 
 use streamvs_balance::Plan;
@@ -54,12 +58,22 @@ pub(crate) struct Shared {
     pub(crate) original_dst: Box<dyn OriginalDestination>,
     pub(crate) on_refused: OnRefused,
     pub(crate) drain: Drain,
+    /// Of the listener.
+    pub(crate) port: u16,
     open_count: Cell<usize>,
     all_closed: Notify,
 }
 
 /// Counts a connection as open until it is dropped.
-struct Open(Rc<Shared>);
+pub(crate) struct Open(Rc<Shared>);
+
+impl Deref for Open {
+    type Target = Rc<Shared>;
+
+    fn deref(&self) -> &Rc<Shared> {
+        &self.0
+    }
+}
 
 impl Open {
     fn new(shared: &Rc<Shared>) -> Self {
@@ -91,12 +105,14 @@ pub async fn run(config: Config) -> io::Result<()> {
 }
 
 async fn accept_until_drained(config: Config) -> io::Result<()> {
+    let port = config.listener.local_addr()?.port();
     let listener = TcpListener::from_std(config.listener.socket)?;
     let shared = Rc::new(Shared {
         worker: Rc::new(Worker::new(config.relay, config.plan)),
         original_dst: config.original_dst,
         on_refused: config.on_refused,
         drain: config.drain,
+        port,
         open_count: Cell::new(0),
         all_closed: Notify::new(),
     });
@@ -104,24 +120,22 @@ async fn accept_until_drained(config: Config) -> io::Result<()> {
     tokio::task::spawn_local(reap(Rc::clone(&shared.worker)));
 
     let mut drain = shared.drain.clone();
-    loop {
-        let accepted = tokio::select! {
-            biased;
-            _ = drain.wait_for(|draining| *draining) => break,
-            accepted = listener.accept() => accepted,
-        };
+    let mut draining = pin!(drain.wait_for(|draining| *draining));
+    // Draining wins over what still waits to be accepted.
+    while let Some(accepted) = poll_fn(|cx| match draining.as_mut().poll(cx) {
+        Poll::Ready(_) => Poll::Ready(None),
+        Poll::Pending => listener.poll_accept(cx).map(Some),
+    })
+    .await
+    {
         match accepted {
             Ok((socket, client)) => {
                 let socket = match admit_one(&shared, socket, config.max_connections) {
                     Some(socket) => socket,
                     None => continue,
                 };
-                let (open, shared) = (Open::new(&shared), Rc::clone(&shared));
                 // Bounded by max_connections; awaited through Open when draining.
-                tokio::task::spawn_local(async move {
-                    connection::serve(shared, socket, client).await;
-                    drop(open);
-                });
+                tokio::task::spawn_local(connection::serve(Open::new(&shared), socket, client));
             }
             // The client gave up before it was accepted.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}

@@ -1,7 +1,7 @@
 //! The data path's threads: one `current_thread` runtime each.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::thread;
 
@@ -10,6 +10,7 @@ use streamvs_accept::{Config, Listener, OnRefused};
 use streamvs_balance::Plan;
 use streamvs_relay::Options;
 use streamvs_relay::h2::Drain;
+use streamvs_relay::tcp::PIPE_DESCRIPTORS;
 use streamvs_table::publish::Reader;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -89,11 +90,12 @@ fn run(config: Config) -> io::Result<()> {
     runtime.block_on(streamvs_accept::run(config))
 }
 
-fn original_dst(socket: &TcpStream) -> io::Result<SocketAddr> {
-    streamvs_capture::original_destination(socket)
+fn original_dst(socket: &TcpStream, client: IpAddr) -> io::Result<SocketAddr> {
+    streamvs_capture::original_destination(socket, client)
 }
 
-/// Raises the soft limit of descriptors to the hard one and divides them: two a connection.
+/// Raises the soft limit of descriptors to the hard one and divides them: two a connection, after
+/// what each worker's pipes may take.
 fn connections_for_each(worker_count: usize) -> usize {
     let descriptors = match getrlimit(Resource::RLIMIT_NOFILE) {
         Ok((_, hard)) => {
@@ -107,6 +109,8 @@ fn connections_for_each(worker_count: usize) -> usize {
             RESERVED_DESCRIPTORS
         }
     };
-    let for_each = descriptors.saturating_sub(RESERVED_DESCRIPTORS) / 2 / worker_count as u64;
+    let for_each = (descriptors.saturating_sub(RESERVED_DESCRIPTORS) / worker_count as u64)
+        .saturating_sub(PIPE_DESCRIPTORS as u64)
+        / 2;
     usize::try_from(for_each.max(LEAST_CONNECTIONS)).unwrap_or(usize::MAX)
 }

@@ -7,9 +7,12 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::time::Duration;
 
-use socket2::{SockRef, TcpKeepalive};
+use nix::errno::Errno;
+use nix::libc::MSG_NOSIGNAL;
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use streamvs_balance::{Choice, ConnectFailure, Unit};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::io::Interest;
+use tokio::net::TcpStream;
 
 use crate::worker::{Route, Worker};
 
@@ -71,21 +74,15 @@ impl Error for DialError {
 ///
 /// Cancel safety: dropping the future closes the socket.
 pub async fn dial(address: SocketAddr, options: DialOptions) -> Result<TcpStream, DialError> {
-    let connect = async {
-        let socket = match address {
-            SocketAddr::V4(_) => TcpSocket::new_v4()?,
-            SocketAddr::V6(_) => TcpSocket::new_v6()?,
-        };
-        prepare(&SockRef::from(&socket), &options)?;
-        socket.connect(address).await
-    };
-    match tokio::time::timeout(options.timeout, connect).await {
-        Ok(connected) => connected.map_err(DialError::new),
-        Err(_) => Err(DialError::new(io::ErrorKind::TimedOut.into())),
-    }
+    let socket = begin(address, &options).map_err(DialError::new)?;
+    established(socket, options.timeout).await.map_err(DialError::new)
 }
 
-fn prepare(socket: &SockRef<'_>, options: &DialOptions) -> io::Result<()> {
+/// Starts to connect. What this returns may be connected already: the whole handshake with an
+/// endpoint on this node happens inside connect(2).
+fn begin(address: SocketAddr, options: &DialOptions) -> io::Result<TcpStream> {
+    let kind = Type::STREAM.nonblocking().cloexec();
+    let socket = Socket::new(Domain::for_address(address), kind, Some(Protocol::TCP))?;
     if let Some(mark) = options.mark {
         socket.set_mark(mark)?;
     }
@@ -93,7 +90,25 @@ fn prepare(socket: &SockRef<'_>, options: &DialOptions) -> io::Result<()> {
     socket.set_tcp_keepalive(
         &TcpKeepalive::new().with_time(options.keepalive).with_interval(options.keepalive),
     )?;
-    socket.set_tcp_user_timeout(Some(options.user_timeout))
+    socket.set_tcp_user_timeout(Some(options.user_timeout))?;
+    match socket.connect(&address.into()) {
+        Err(error) if error.raw_os_error() != Some(Errno::EINPROGRESS as i32) => Err(error),
+        _ => TcpStream::from_std(socket.into()),
+    }
+}
+
+/// Waits until the endpoint has accepted. Only a socket that the kernel reports as failed is asked
+/// why, which spares a getsockopt(2) for all others.
+async fn established(socket: TcpStream, timeout: Duration) -> io::Result<TcpStream> {
+    let ready = socket.ready(Interest::WRITABLE | Interest::ERROR);
+    let ready =
+        tokio::time::timeout(timeout, ready).await.map_err(|_| io::ErrorKind::TimedOut)??;
+    if (ready.is_error() || ready.is_write_closed())
+        && let Some(error) = socket.take_error()?
+    {
+        return Err(error);
+    }
+    Ok(socket)
 }
 
 /// An endpoint that accepted, with the choice that counts it as busy.
@@ -103,6 +118,8 @@ pub struct Dialled {
     pub socket: TcpStream,
     /// The endpoint, counted as having one outstanding connection while this lives.
     pub choice: Choice,
+    /// How many of the first octets the socket has taken already.
+    pub sent_count: usize,
 }
 
 /// No endpoint accepted a plain connection.
@@ -131,15 +148,22 @@ struct Attempt {
 pub type Dial = Pin<Box<dyn Future<Output = Result<TcpStream, DialError>>>>;
 
 impl Dialler {
-    /// Runs until an endpoint has accepted.
+    /// Runs until an endpoint has accepted. `first`, if not empty, is what the client has sent: it
+    /// is offered to each new socket at once, which an endpoint on this node takes without any
+    /// waiting. An endpoint that took some of it has accepted.
     ///
     /// # Errors
     /// None of the usable endpoints did.
     ///
-    /// Cancel safety: called again, it goes on where it was.
-    pub async fn run(&mut self, worker: &Worker, route: &Route) -> Result<Dialled, NoEndpoint> {
+    /// Cancel safety: called again, it goes on where it was, unless octets of `first` were taken.
+    pub async fn run(
+        &mut self,
+        worker: &Worker,
+        route: &Route,
+        first: &[u8],
+    ) -> Result<Dialled, NoEndpoint> {
         loop {
-            let attempt = match &mut self.attempt {
+            let Attempt { choice, dial } = match self.attempt.take() {
                 Some(attempt) => attempt,
                 None => {
                     let picked = route.server(worker).and_then(|server| {
@@ -148,33 +172,71 @@ impl Dialler {
                     let Some(choice) = picked else {
                         return Err(NoEndpoint { tried_count: self.tried.len() });
                     };
-                    let dial = Box::pin(dial(choice.address(), worker.options.dial));
-                    self.attempt.insert(Attempt { choice, dial })
+                    match offer(choice.address(), &worker.options.dial, first) {
+                        Ok(Offered::Taken(socket, sent_count)) => {
+                            return Ok(Dialled { socket, choice, sent_count });
+                        }
+                        Ok(Offered::Waiting(socket)) => {
+                            let timeout = worker.options.dial.timeout;
+                            let dial = established(socket, timeout);
+                            let dial = Box::pin(async { dial.await.map_err(DialError::new) });
+                            Attempt { choice, dial }
+                        }
+                        Err(error) => {
+                            self.failed(route, &choice, DialError::new(error));
+                            continue;
+                        }
+                    }
                 }
             };
+            let attempt = self.attempt.insert(Attempt { choice, dial });
             let connected = attempt.dial.as_mut().await;
             let Some(Attempt { choice, .. }) = self.attempt.take() else {
                 continue;
             };
             match connected {
-                Ok(socket) => return Ok(Dialled { socket, choice }),
-                Err(error) => {
-                    choice.target().stats().failures[error.failure.index()].inc();
-                    tracing::debug!(
-                        original_dst = %route.address(),
-                        endpoint = %choice.address(),
-                        error = %error.source,
-                        "endpoint did not accept, trying the next"
-                    );
-                    self.tried.push(choice.address());
-                }
+                Ok(socket) => return Ok(Dialled { socket, choice, sent_count: 0 }),
+                Err(error) => self.failed(route, &choice, error),
             }
         }
+    }
+
+    fn failed(&mut self, route: &Route, choice: &Choice, error: DialError) {
+        choice.target().stats().failures[error.failure.index()].inc();
+        tracing::debug!(
+            original_dst = %route.address(),
+            endpoint = %choice.address(),
+            error = %error.source,
+            "endpoint did not accept, trying the next"
+        );
+        self.tried.push(choice.address());
     }
 
     /// The endpoint being dialled and the dial, for who can use it otherwise.
     pub fn into_attempt(self) -> Option<(Choice, Dial)> {
         self.attempt.map(|attempt| (attempt.choice, attempt.dial))
+    }
+}
+
+/// A dial that has begun.
+enum Offered {
+    /// Connected, and so many octets of the first ones taken.
+    Taken(TcpStream, usize),
+    /// Not connected yet, or there was nothing to offer.
+    Waiting(TcpStream),
+}
+
+/// Starts to connect and offers `first`, which a socket that is still connecting refuses.
+fn offer(address: SocketAddr, options: &DialOptions, first: &[u8]) -> io::Result<Offered> {
+    let socket = begin(address, options)?;
+    if first.is_empty() {
+        return Ok(Offered::Waiting(socket));
+    }
+    // The driver has not reported this socket yet, so that it is asked past tokio.
+    match SockRef::from(&socket).send_with_flags(first, MSG_NOSIGNAL) {
+        Ok(count) => Ok(Offered::Taken(socket, count)),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Offered::Waiting(socket)),
+        Err(error) => Err(error),
     }
 }
 

@@ -17,6 +17,7 @@
 
 pub mod connect;
 pub mod h2;
+pub mod socket;
 pub mod tcp;
 mod worker;
 

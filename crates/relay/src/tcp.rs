@@ -1,28 +1,42 @@
-//! The plain relay: two sockets, bytes both ways, every ending passed on.
+//! The plain relay: two sockets, octets both ways, every ending passed on.
 //!
 //! A connection owns no buffer. Each read goes into the worker's shared one and is written on at
 //! once; only what the receiver would not take is kept, and nothing more is read from that side
-//! until it is gone. So an idle connection costs its two sockets and this future, and a stalled
-//! one at most one buffer (256 KiB) each way.
+//! until it is gone. A direction that proves bulky goes through a pipe of the worker's instead,
+//! without a copy. So an idle connection costs its two sockets and this future, and a stalled one
+//! at most one buffer (256 KiB) or one pipe (1 MiB, of [`MAX_PIPES`]) each way.
+
+mod direction;
+mod idle;
+mod pace;
+mod pipe;
 
 use std::fmt;
-use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
 
-use bytes::{Buf, Bytes};
-use socket2::SockRef;
+use bytes::Bytes;
 use tokio::net::TcpStream;
-use tokio::time::Sleep;
 
 use crate::connect::reset_on_drop;
 use crate::worker::Worker;
+use direction::Direction;
+use idle::IdleTimer;
 
-/// Full buffers one direction may move before the other connections of the worker get a turn:
-/// 2 MiB, about a millisecond of copying.
-const TURN_READS: usize = 8;
+pub(crate) use pipe::Pipes;
+pub use pipe::{MAX_PIPES, PIPE_DESCRIPTORS};
+
+/// What was read, and maybe written, before it was known that the connection is a plain one.
+#[derive(Debug, Default)]
+pub struct Early {
+    /// Octets of the client's that the endpoint's socket has taken.
+    pub sent_to_upstream: u64,
+    /// What goes to the endpoint first.
+    pub to_upstream: Bytes,
+    /// What goes to the client first.
+    pub to_downstream: Bytes,
+}
 
 /// How a plain connection went.
 #[derive(Clone, Copy, Debug)]
@@ -66,33 +80,68 @@ impl fmt::Display for End {
     }
 }
 
-/// Relays until both directions have ended. `to_upstream` and `to_downstream` are bytes that were
-/// read before and go first.
+/// Relays until both directions have ended; what came `early` goes first.
 ///
 /// A FIN is passed on as a FIN once all bytes before it are written, and the other direction goes
 /// on. A reset is passed on as a reset when what came before it has been read.
-pub async fn relay(
+pub fn relay(
     worker: &Worker,
     downstream: TcpStream,
     upstream: TcpStream,
-    to_upstream: Bytes,
-    to_downstream: Bytes,
-) -> Outcome {
-    let mut up = Direction::new(Side::Downstream, to_upstream);
-    let mut down = Direction::new(Side::Upstream, to_downstream);
-    let mut idle = IdleTimer::default();
-    let end = poll_fn(|cx| {
-        let mut failed = None;
-        let moved = up.bytes + down.bytes;
-        for (direction, from, to) in
-            [(&mut up, &downstream, &upstream), (&mut down, &upstream, &downstream)]
-        {
-            if let Poll::Ready(Err(failure)) = direction.poll(worker, from, to, cx) {
-                failed = Some(failure);
-            }
+    early: Early,
+) -> impl Future<Output = Outcome> {
+    Relay {
+        worker,
+        downstream,
+        upstream,
+        up: Direction::new(Side::Downstream, early.sent_to_upstream, early.to_upstream),
+        down: Direction::new(Side::Upstream, 0, early.to_downstream),
+        idle: IdleTimer::default(),
+    }
+}
+
+/// A connection being relayed. A plain struct, because it is most of what an idle connection
+/// costs, and an async function would hold its arguments twice.
+struct Relay<'a> {
+    worker: &'a Worker,
+    downstream: TcpStream,
+    upstream: TcpStream,
+    up: Direction,
+    down: Direction,
+    idle: IdleTimer,
+}
+
+impl Future for Relay<'_> {
+    type Output = Outcome;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
+        let relay = self.get_mut();
+        let end = ready!(relay.poll_end(cx));
+        if end != End::Closed {
+            reset_on_drop(&relay.downstream);
+            reset_on_drop(&relay.upstream);
         }
-        if let Some((side, kind)) = failed {
-            return Poll::Ready(End::Reset(side, kind));
+        Poll::Ready(Outcome {
+            bytes_to_upstream: relay.up.octets,
+            bytes_to_downstream: relay.down.octets,
+            end,
+        })
+    }
+}
+
+impl Relay<'_> {
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        let Self { worker, downstream, upstream, up, down, idle } = self;
+        let moved = up.octets + down.octets;
+        let up_turn = up.poll(worker, downstream, upstream, down.ended, cx);
+        // After a failure the other direction has its turn yet, for what came before; but its end
+        // is not passed on as a FIN, for a socket that has told its error reads as if it ended.
+        let is_last = up.ended || matches!(up_turn, Poll::Ready(Err(_)));
+        let down_turn = down.poll(worker, upstream, downstream, is_last, cx);
+        for turn in [up_turn, down_turn] {
+            if let Poll::Ready(Err((side, kind))) = turn {
+                return Poll::Ready(End::Reset(side, kind));
+            }
         }
         if up.ended && down.ended {
             return Poll::Ready(End::Closed);
@@ -102,161 +151,11 @@ pub async fn relay(
         } else {
             worker.options.idle_timeout
         };
-        let progressed = up.bytes + down.bytes > moved;
+        let progressed = up.octets + down.octets > moved;
         ready!(idle.poll(limit, progressed, cx));
         Poll::Ready(End::Idle)
-    })
-    .await;
-    if end != End::Closed {
-        reset_on_drop(&downstream);
-        reset_on_drop(&upstream);
-    }
-    Outcome { bytes_to_upstream: up.bytes, bytes_to_downstream: down.bytes, end }
-}
-
-/// One direction of a connection.
-///
-/// Invariant: while `pending` is not empty nothing is read, so order is kept and memory bounded.
-#[derive(Debug)]
-struct Direction {
-    /// Whose bytes these are.
-    source: Side,
-    /// Read but not taken by the receiver yet.
-    pending: Bytes,
-    /// FIN has come; it is passed on when `pending` is empty.
-    finished: bool,
-    /// FIN has been passed on.
-    ended: bool,
-    /// Written so far.
-    bytes: u64,
-}
-
-type Failure = (Side, io::ErrorKind);
-
-impl Direction {
-    fn new(source: Side, pending: Bytes) -> Self {
-        Self { source, pending, finished: false, ended: false, bytes: 0 }
-    }
-
-    fn poll(
-        &mut self,
-        worker: &Worker,
-        from: &TcpStream,
-        to: &TcpStream,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<(), Failure>> {
-        for _ in 0..TURN_READS {
-            if self.ended {
-                return Poll::Ready(Ok(()));
-            }
-            ready!(self.poll_flush(to, cx))?;
-            if self.finished {
-                // Fails only where the receiver is gone, which its own direction reports.
-                let _ = SockRef::from(to).shutdown(std::net::Shutdown::Write);
-                self.ended = true;
-                return Poll::Ready(Ok(()));
-            }
-            ready!(self.poll_fill(worker, from, to, cx))?;
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    }
-
-    /// Writes `pending` until it is empty.
-    fn poll_flush(&mut self, to: &TcpStream, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
-        while !self.pending.is_empty() {
-            match to.try_write(&self.pending) {
-                Ok(count) => {
-                    self.bytes += count as u64;
-                    self.pending.advance(count);
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    ready!(to.poll_write_ready(cx)).map_err(|e| (self.sink(), e.kind()))?;
-                }
-                Err(error) => return Poll::Ready(Err((self.sink(), error.kind()))),
-            }
-        }
-        Poll::Ready(Ok(()))
-    }
-
-    /// Reads once and writes what came; keeps what the receiver would not take.
-    fn poll_fill(
-        &mut self,
-        worker: &Worker,
-        from: &TcpStream,
-        to: &TcpStream,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<(), Failure>> {
-        loop {
-            let mut buffer = worker.buffer.borrow_mut();
-            match from.try_read(&mut buffer) {
-                Ok(0) => {
-                    self.finished = true;
-                    return Poll::Ready(Ok(()));
-                }
-                Ok(count) => {
-                    let written = match to.try_write(&buffer[..count]) {
-                        Ok(written) => written,
-                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-                        Err(error) => return Poll::Ready(Err((self.sink(), error.kind()))),
-                    };
-                    self.bytes += written as u64;
-                    if written < count {
-                        self.pending = Bytes::copy_from_slice(&buffer[written..count]);
-                    }
-                    return Poll::Ready(Ok(()));
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    drop(buffer);
-                    ready!(from.poll_read_ready(cx)).map_err(|e| (self.source, e.kind()))?;
-                }
-                Err(error) => return Poll::Ready(Err((self.source, error.kind()))),
-            }
-        }
-    }
-
-    fn sink(&self) -> Side {
-        match self.source {
-            Side::Downstream => Side::Upstream,
-            Side::Upstream => Side::Downstream,
-        }
     }
 }
 
-/// Fires when nothing has moved for a while. The clock is read once per progress, and the timer
-/// is moved only when it fires early.
-#[derive(Default)]
-struct IdleTimer {
-    last_progress: Option<Instant>,
-    sleep: Option<Pin<Box<Sleep>>>,
-}
-
-impl IdleTimer {
-    fn poll(
-        &mut self,
-        limit: Option<Duration>,
-        progressed: bool,
-        cx: &mut Context<'_>,
-    ) -> Poll<()> {
-        let Some(limit) = limit else {
-            return Poll::Pending;
-        };
-        let now = Instant::now();
-        if progressed || self.last_progress.is_none() {
-            self.last_progress = Some(now);
-        }
-        let last_progress = self.last_progress.unwrap_or(now);
-        let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
-        loop {
-            if last_progress + limit < sleep.deadline().into_std() {
-                // The limit got shorter (half-closed): do not wait for the old deadline.
-                sleep.as_mut().reset((last_progress + limit).into());
-            }
-            ready!(sleep.as_mut().poll(cx));
-            if last_progress.elapsed() >= limit {
-                return Poll::Ready(());
-            }
-            sleep.as_mut().reset((last_progress + limit).into());
-        }
-    }
-}
+#[cfg(test)]
+mod tests;

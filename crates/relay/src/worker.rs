@@ -11,6 +11,7 @@ use streamvs_table::publish::Reader;
 
 use crate::connect::DialOptions;
 use crate::h2::Pool;
+use crate::tcp::{MAX_PIPES, Pipes};
 
 /// Octets of the buffer that all plain connections of a worker read into. One read of a bulk
 /// transfer fills it; larger did not measure faster.
@@ -32,7 +33,8 @@ pub struct Options {
 pub struct Worker {
     pub(crate) options: Options,
     pub(crate) pool: Pool,
-    pub(crate) buffer: RefCell<Box<[u8]>>,
+    pub(crate) pipes: Pipes,
+    buffer: RefCell<Box<[u8]>>,
     plan: RefCell<Reader<Plan>>,
     rng: RefCell<fastrand::Rng>,
 }
@@ -43,6 +45,7 @@ impl Worker {
         Self {
             pool: Pool::new(options.dial),
             options,
+            pipes: Pipes::new(MAX_PIPES),
             buffer: RefCell::new(vec![0; BUFFER_OCTETS].into_boxed_slice()),
             plan: RefCell::new(plan),
             rng: RefCell::new(fastrand::Rng::new()),

@@ -65,7 +65,9 @@ impl Node {
         let config = Config {
             listener,
             plan: reader,
-            original_dst: Box::new(|_: &TcpStream| -> io::Result<SocketAddr> { Ok(SERVICE) }),
+            original_dst: Box::new(|_: &TcpStream, _: IpAddr| -> io::Result<SocketAddr> {
+                Ok(SERVICE)
+            }),
             relay,
             max_connections: 1024,
             on_refused: Arc::new(|_| {}),

@@ -31,7 +31,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("h2", &["relay"]),
     ("netlink-packet-route", &["capture"]),
     ("rtnetlink", &["capture"]),
-    ("nix", &["capture", "node"]),
+    ("nix", &["capture", "node", "relay"]),
     ("caps", &["node"]),
     ("socket2", &["capture", "relay", "accept"]),
     ("clap", &["node"]),
