@@ -1,0 +1,16 @@
+//! What `deploy/` asks of a cluster and of the program, held against both.
+//!
+//! - `manifests`: each file parses; the rights, the privileges, the times that must fit.
+//! - `chart`: the chart's values, its schema and the kustomize overlays say the same.
+//! - `metrics`: dashboard and alerts ask for metrics that there are.
+//!
+//! A real API server judges the manifests elsewhere (`tests/kube`).
+
+#[cfg(test)]
+mod chart;
+#[cfg(test)]
+mod files;
+#[cfg(test)]
+mod manifests;
+#[cfg(test)]
+mod metrics;
