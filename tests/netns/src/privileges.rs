@@ -5,7 +5,7 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown};
 
 use streamvs_support::Family;
-use streamvs_support::agent::{Agent, PATIENCE, program};
+use streamvs_support::agent::{Agent, PATIENCE, Source, program};
 use streamvs_support::grpc::load::Load;
 use streamvs_support::manifest::Service;
 use streamvs_support::wait::eventually;
@@ -81,6 +81,29 @@ fn two_capabilities_are_enough_from_start_to_stop() {
     report.without_failure();
     assert_eq!(privileges(&agent), sets(NET_ADMIN_AND_RAW));
 
+    assert!(agent.stop(PATIENCE).success(), "{}", agent.log());
+    let rules = scene.lab.node().netns().output("iptables-save", &[]);
+    assert!(!rules.contains("STREAMVS"), "{rules}");
+}
+
+#[test]
+fn a_container_that_has_no_more_is_enough_too() {
+    needs_node!("setpriv");
+    let scene = Scene::new();
+    let _endpoints = scene.grpc(Family::V4, PODS);
+    let service = grpc_service(Family::V4);
+    scene.publish(&service, &PODS);
+    // What deploy/ asks the container runtime for. CAP_SETPCAP is missing from the start.
+    let mut command = scene.lab.node().command("setpriv");
+    command
+        .args(["--no-new-privs", "--inh-caps=-all", "--bounding-set=-all,+net_admin,+net_raw"])
+        .arg(program());
+    let source = Source::Manifests(&scene.manifests);
+    let agent = Agent::spawn_by(command, scene.lab.node(), scene.folder.path(), source, &[]);
+    let mut agent = agent.wait_until_healthy();
+    assert_eq!(privileges(&agent), sets(NET_ADMIN_AND_RAW));
+    let report = Load::unary(address(&service), 1).calls(30).run(scene.client());
+    assert!(report.without_failure().spread(&PODS) <= 1);
     assert!(agent.stop(PATIENCE).success(), "{}", agent.log());
     let rules = scene.lab.node().netns().output("iptables-save", &[]);
     assert!(!rules.contains("STREAMVS"), "{rules}");

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Output};
+use std::process::{Command, ExitStatus, Output};
 use std::time::{Duration, SystemTime};
 
 use nix::sys::signal::Signal;
@@ -85,8 +85,19 @@ impl Agent {
     /// Starts it without waiting, with what it knows from any source.
     #[track_caller]
     pub fn spawn_from(node: &Host, folder: &Path, source: Source<'_>, flags: &[&str]) -> Self {
+        Self::spawn_by(node.command(program()), node, folder, source, flags)
+    }
+
+    /// The same by a command that becomes the program, such as `setpriv ... streamvs`.
+    #[track_caller]
+    pub fn spawn_by(
+        mut command: Command,
+        node: &Host,
+        folder: &Path,
+        source: Source<'_>,
+        flags: &[&str],
+    ) -> Self {
         let socket = folder.join("admin.sock");
-        let mut command = node.command(program());
         command.args(["run", "--hostname-override", "node"]);
         match source {
             Source::Manifests(manifests) => command.arg("--manifests").arg(manifests.folder()),
