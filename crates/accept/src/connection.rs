@@ -1,21 +1,21 @@
 //! THE SPINE: one connection from accept to its record.
 
 use std::net::{IpAddr, SocketAddr};
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Buf;
 use streamvs_balance::{Verdict, VirtualServer};
-use streamvs_detect::{Prefixed, Protocol, tls};
+use streamvs_detect::{Protocol, tls};
+use streamvs_relay::Route;
 use streamvs_relay::connect::{Dialled, NoEndpoint, reset_on_drop};
 use streamvs_relay::tcp::{self, Early};
-use streamvs_relay::{Route, h2};
 use streamvs_table::ProtocolHint;
 use tokio::net::TcpStream;
 
+use crate::http2;
 use crate::limits;
-use crate::opening::{self, Failure, Opened, Upstream};
+use crate::opening::{self, Failure, Opened};
 use crate::record::{Record, RefusalReason};
 use crate::run::{Open, Shared};
 
@@ -31,7 +31,10 @@ pub(crate) async fn serve(shared: Open, socket: TcpStream, client: SocketAddr) {
     };
     let mut record = Record::new(client, original_dst, server);
     match Box::pin(open(&shared, socket, &mut record)).await {
-        Some(Begun::Http2(http2)) => Box::pin(http2_streams(&shared, http2, &mut record)).await,
+        Some(Begun::Http2(http2)) => {
+            let Http2 { route, downstream, opened } = *http2;
+            Box::pin(http2::serve(&shared, route, downstream, opened, &mut record)).await;
+        }
         Some(Begun::Plain(plain)) => {
             let Plain { downstream, upstream, early } = *plain;
             let outcome = tcp::relay(&shared.worker, downstream, upstream, early).await;
@@ -153,34 +156,6 @@ fn early_dial_delay(server: &VirtualServer) -> Duration {
     } else {
         Duration::ZERO
     }
-}
-
-/// Balances each stream. An endpoint that was dialled early becomes the first pooled connection,
-/// and its turn goes to the first stream.
-async fn http2_streams(shared: &Shared, http2: Box<Http2>, record: &mut Record) {
-    let Http2 { route, downstream, opened } = *http2;
-    let pool = shared.worker.pool();
-    let first = match opened.upstream {
-        Upstream::Delayed(_) => None,
-        Upstream::Dialling(dialler) => dialler.into_attempt().map(|(choice, dial)| {
-            if pool.wants(choice.address()) {
-                pool.adopt_dial(choice.address(), dial);
-            }
-            choice
-        }),
-        Upstream::Connected(Dialled { socket, choice, .. }) => {
-            if pool.wants(choice.address()) {
-                let socket = Prefixed::new(opened.from_endpoint, socket);
-                pool.adopt(choice.address(), socket).await;
-            }
-            Some(choice)
-        }
-    };
-    let socket = Prefixed::new(opened.from_client, downstream);
-    let outcome =
-        h2::serve(Rc::clone(&shared.worker), Rc::new(route), socket, first, shared.drain.clone())
-            .await;
-    record.served(outcome);
 }
 
 #[cfg(test)]

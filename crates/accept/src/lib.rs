@@ -14,6 +14,7 @@
 //! reset. So somebody who connects to the listener itself gets nothing.
 
 mod connection;
+mod http2;
 mod limits;
 mod listener;
 mod opening;

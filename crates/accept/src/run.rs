@@ -11,7 +11,7 @@ use std::task::Poll;
 use std::time::Instant;
 
 use streamvs_balance::Plan;
-use streamvs_relay::h2::Drain;
+use streamvs_relay::h2::{self, Drain};
 use streamvs_relay::{Options, Worker};
 use streamvs_table::publish::Reader;
 use tokio::net::{TcpListener, TcpStream};
@@ -116,7 +116,8 @@ async fn accept_until_drained(config: Config) -> io::Result<()> {
         open_count: Cell::new(0),
         all_closed: Notify::new(),
     });
-    // Ends with the LocalSet.
+    // Both end with the LocalSet.
+    tokio::task::spawn_local(h2::switch::driver::run(Rc::clone(&shared.worker)));
     tokio::task::spawn_local(reap(Rc::clone(&shared.worker)));
 
     let mut drain = shared.drain.clone();
@@ -165,6 +166,6 @@ async fn reap(worker: Rc<Worker>) {
     let mut interval = tokio::time::interval(limits::REAP_INTERVAL);
     loop {
         interval.tick().await;
-        worker.pool().reap(Instant::now(), streamvs_relay::h2::settings::UPSTREAM_IDLE);
+        worker.pool().reap(Instant::now(), h2::settings::UPSTREAM_IDLE);
     }
 }

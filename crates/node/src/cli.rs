@@ -173,6 +173,8 @@ pub(crate) enum IptablesBackend {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Http2Engine {
+    /// Frames carried from one connection to another
+    Switch,
     /// Two endpoints of the `h2` crate for each stream
     H2,
 }

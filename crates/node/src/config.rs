@@ -9,8 +9,9 @@ use streamvs_admin::{Addresses, NodeMetrics, Refusal};
 use streamvs_capture::Tools;
 use streamvs_relay::Options;
 use streamvs_relay::connect::DialOptions;
+use streamvs_relay::h2::Engine;
 
-use crate::cli::{CaptureMode, IptablesBackend, RunOptions};
+use crate::cli::{CaptureMode, Http2Engine, IptablesBackend, RunOptions};
 use crate::error::Error;
 
 /// A bit that neither kube-proxy nor the common network plugins use.
@@ -36,6 +37,10 @@ pub(crate) fn worker_count(options: &RunOptions) -> usize {
 pub(crate) fn relay(options: &RunOptions) -> Options {
     let positive = |timeout: Duration| (!timeout.is_zero()).then_some(timeout);
     Options {
+        http2_engine: match options.http2_engine {
+            Http2Engine::Switch => Engine::Switch,
+            Http2Engine::H2 => Engine::H2,
+        },
         dial: DialOptions { mark: upstream_mark(options), ..DialOptions::default() },
         idle_timeout: positive(options.ipvs_tcp_timeout),
         half_close_timeout: positive(options.ipvs_tcpfin_timeout),

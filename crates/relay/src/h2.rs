@@ -38,5 +38,15 @@ pub mod settings;
 mod stream;
 pub mod switch;
 
-pub use downstream::{Drain, Outcome, serve};
+pub use downstream::{Drain, Error, Outcome, serve};
 pub use pool::Pool;
+
+/// Who relays HTTP/2.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Engine {
+    /// Two endpoints of the `h2` crate for each stream: [`serve`].
+    #[default]
+    H2,
+    /// Frames carried from one connection to another: [`switch`].
+    Switch,
+}

@@ -10,7 +10,7 @@ use streamvs_balance::{Choice, Plan, Request, Unit, VirtualServer};
 use streamvs_table::publish::Reader;
 
 use crate::connect::DialOptions;
-use crate::h2::Pool;
+use crate::h2::{Engine, Pool, switch};
 use crate::tcp::{MAX_PIPES, Pipes};
 
 /// Octets of the buffer that all plain connections of a worker read into. One read of a bulk
@@ -20,6 +20,8 @@ const BUFFER_OCTETS: usize = 256 * 1024;
 /// What an operator may set for the relay.
 #[derive(Clone, Debug)]
 pub struct Options {
+    /// Who relays HTTP/2.
+    pub http2_engine: Engine,
     /// How to connect to endpoints.
     pub dial: DialOptions,
     /// A plain connection without a byte in either direction for this long is closed. None: never
@@ -33,6 +35,7 @@ pub struct Options {
 pub struct Worker {
     pub(crate) options: Options,
     pub(crate) pool: Pool,
+    pub(crate) switch: switch::driver::Driver,
     pub(crate) pipes: Pipes,
     buffer: RefCell<Box<[u8]>>,
     plan: RefCell<Reader<Plan>>,
@@ -44,6 +47,7 @@ impl Worker {
     pub fn new(options: Options, plan: Reader<Plan>) -> Self {
         Self {
             pool: Pool::new(options.dial),
+            switch: switch::driver::Driver::new(Instant::now()),
             options,
             pipes: Pipes::new(MAX_PIPES),
             buffer: RefCell::new(vec![0; BUFFER_OCTETS].into_boxed_slice()),
@@ -57,7 +61,12 @@ impl Worker {
         &self.options.dial
     }
 
-    /// The upstream HTTP/2 connections.
+    /// Who relays HTTP/2.
+    pub fn http2_engine(&self) -> Engine {
+        self.options.http2_engine
+    }
+
+    /// The upstream HTTP/2 connections of the `h2` engine.
     pub fn pool(&self) -> &Pool {
         &self.pool
     }

@@ -19,6 +19,7 @@ use streamvs_accept::Config;
 use streamvs_balance::{Plan, SchedulerName, VirtualServer};
 use streamvs_relay::Options;
 use streamvs_relay::connect::DialOptions;
+use streamvs_relay::h2::Engine;
 use streamvs_table::publish::{self, Publisher};
 use streamvs_table::{
     Disposition, Endpoint, PerFamily, Protocol, ProtocolHint, ServiceName, ServicePort,
@@ -45,10 +46,16 @@ pub struct Node {
 impl Node {
     /// Serves [`SERVICE`] by `rr` over `endpoints`.
     pub fn start(endpoints: &[SocketAddr]) -> Self {
+        Self::start_engine(Engine::default(), endpoints)
+    }
+
+    /// The same with this HTTP/2 engine.
+    pub fn start_engine(http2_engine: Engine, endpoints: &[SocketAddr]) -> Self {
         Self::start_with(
             endpoints,
             SchedulerName::Rr,
             Options {
+                http2_engine,
                 dial: DialOptions { timeout: Duration::from_millis(300), ..DialOptions::default() },
                 idle_timeout: None,
                 half_close_timeout: None,

@@ -11,6 +11,7 @@ use socket2::SockRef;
 use streamvs_balance::{SchedulerName, Verdict};
 use streamvs_relay::Options;
 use streamvs_relay::connect::DialOptions;
+use streamvs_relay::h2::Engine;
 use streamvs_table::ProtocolHint;
 use streamvs_test_flow::{Node, eventually, service_port};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -224,6 +225,7 @@ async fn nobody_reachable_resets_the_client() {
 async fn idle_and_half_closed_connections_end_at_their_limits() {
     let (listener, address) = endpoint().await;
     let options = Options {
+        http2_engine: Engine::default(),
         dial: DialOptions::default(),
         idle_timeout: Some(Duration::from_millis(400)),
         half_close_timeout: Some(Duration::from_millis(100)),

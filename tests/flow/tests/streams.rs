@@ -1,5 +1,7 @@
 //! Aim: each HTTP/2 stream gets an endpoint of its own and arrives whole, whatever the endpoints
-//! and the client do. Method: one worker, scripted endpoints, a client of the `h2` crate.
+//! and the client do. Method: one worker, scripted endpoints, a client of the `h2` crate; each test
+//! runs on both engines.
+#![allow(clippy::unwrap_used)] // Tests, though the compiler sees functions that tests call.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -8,6 +10,7 @@ use bytes::Bytes;
 use h2::Reason;
 use http::Request;
 use streamvs_balance::{ReplayReason, Verdict};
+use streamvs_relay::h2::Engine;
 use streamvs_test_flow::endpoint::{EndpointServer, Script, addresses, start_all};
 use streamvs_test_flow::{Answer, Node, call, collect, eventually, grpc_request};
 use tokio::net::TcpListener;
@@ -24,11 +27,10 @@ fn count<'a>(answers: impl IntoIterator<Item = &'a Answer>) -> HashMap<String, u
     counts
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_connection_is_spread_evenly() {
+async fn one_connection_is_spread_evenly(engine: Engine) {
     for connection_count in [1, 3] {
         let endpoints = start_all(3, Script::Echo).await;
-        let node = Node::start(&addresses(&endpoints));
+        let node = Node::start_engine(engine, &addresses(&endpoints));
         let mut clients = Vec::new();
         for _ in 0..connection_count {
             clients.push(node.connect().await);
@@ -46,10 +48,9 @@ async fn one_connection_is_spread_evenly() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn hundreds_of_tiny_messages_in_flight_do_not_kill_a_connection() {
+async fn hundreds_of_tiny_messages_in_flight_do_not_kill_a_connection(engine: Engine) {
     let endpoints = start_all(1, Script::Stream).await;
-    let node = Node::start(&addresses(&endpoints));
+    let node = Node::start_engine(engine, &addresses(&endpoints));
     let client = node.connect().await;
     let mut calls = tokio::task::JoinSet::new();
     for _ in 0..90 {
@@ -69,10 +70,9 @@ async fn hundreds_of_tiny_messages_in_flight_do_not_kill_a_connection() {
     assert_eq!(endpoints[0].connections(), 1, "one upstream connection carried all");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn large_bodies_arrive_whole_both_ways() {
+async fn large_bodies_arrive_whole_both_ways(engine: Engine) {
     let endpoints = start_all(2, Script::Stream).await;
-    let node = Node::start(&addresses(&endpoints));
+    let node = Node::start_engine(engine, &addresses(&endpoints));
     let client = node.connect().await;
     let body: Vec<u8> = (0..3_000_000u32).map(|index| (index % 251) as u8).collect();
     let (response, mut stream) =
@@ -93,10 +93,9 @@ async fn large_bodies_arrive_whole_both_ways() {
     assert_eq!(answer.grpc_status(), "0");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stalled_stream_does_not_stop_its_siblings() {
+async fn a_stalled_stream_does_not_stop_its_siblings(engine: Engine) {
     let endpoints = start_all(1, Script::Stream).await;
-    let node = Node::start(&addresses(&endpoints));
+    let node = Node::start_engine(engine, &addresses(&endpoints));
     let client = node.connect().await;
     // Answers to this stream are never read, so it stalls with full windows all the way.
     let (stalled, mut stream) =
@@ -124,10 +123,9 @@ async fn a_stalled_stream_does_not_stop_its_siblings() {
     flood.abort();
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn trailers_only_and_informational_answers_pass() {
+async fn trailers_only_and_informational_answers_pass(engine: Engine) {
     let failing = EndpointServer::start(Script::Fail(5)).await;
-    let node = Node::start(&[failing.address]);
+    let node = Node::start_engine(engine, &[failing.address]);
     let client = node.connect().await;
     let answer = call(&client, grpc_request(PATH), b"").await.unwrap();
     assert_eq!((answer.grpc_status(), answer.trailers.is_none()), ("5", true));
@@ -146,10 +144,9 @@ async fn trailers_only_and_informational_answers_pass() {
     assert_eq!(collect(response).await.unwrap().grpc_status(), "0");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn request_without_authority_passes_as_it_is() {
+async fn request_without_authority_passes_as_it_is(engine: Engine) {
     let endpoints = start_all(1, Script::Echo).await;
-    let node = Node::start(&addresses(&endpoints));
+    let node = Node::start_engine(engine, &addresses(&endpoints));
     let client = node.connect().await;
     let request = Request::post(PATH)
         .version(http::Version::HTTP_11)
@@ -161,10 +158,9 @@ async fn request_without_authority_passes_as_it_is() {
     assert_eq!((answer.grpc_status(), answer.header("authority")), ("0", "none"));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn cancelling_reaches_the_endpoint() {
+async fn cancelling_reaches_the_endpoint(engine: Engine) {
     let hanging = EndpointServer::start(Script::Hang).await;
-    let node = Node::start(&[hanging.address]);
+    let node = Node::start_engine(engine, &[hanging.address]);
     let client = node.connect().await;
     let (response, mut stream) =
         client.clone().ready().await.unwrap().send_request(grpc_request(PATH), false).unwrap();
@@ -183,11 +179,10 @@ async fn cancelling_reaches_the_endpoint() {
     eventually("nothing is outstanding", || server.targets()[0].outstanding() == 0).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn reset_codes_pass_unchanged() {
+async fn reset_codes_pass_unchanged(engine: Engine) {
     for reason in [Reason::CANCEL, Reason::INTERNAL_ERROR, Reason::ENHANCE_YOUR_CALM] {
         let resetting = EndpointServer::start(Script::Reset(reason)).await;
-        let node = Node::start(&[resetting.address]);
+        let node = Node::start_engine(engine, &[resetting.address]);
         let client = node.connect().await;
         let error = call(&client, grpc_request(PATH), b"x").await.unwrap_err();
         assert_eq!(error.reason(), Some(reason));
@@ -195,11 +190,10 @@ async fn reset_codes_pass_unchanged() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn refused_stream_goes_to_another_endpoint() {
+async fn refused_stream_goes_to_another_endpoint(engine: Engine) {
     let refusing = EndpointServer::start(Script::Refuse).await;
     let good = EndpointServer::start(Script::Echo).await;
-    let node = Node::start(&[refusing.address, good.address]);
+    let node = Node::start_engine(engine, &[refusing.address, good.address]);
     let client = node.connect().await;
     for _ in 0..20 {
         let answer = call(&client, grpc_request(PATH), b"kept body").await.unwrap();
@@ -216,10 +210,9 @@ async fn refused_stream_goes_to_another_endpoint() {
     assert_eq!(unavailable.grpc_status(), "14");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn body_too_large_to_keep_is_not_replayed() {
+async fn body_too_large_to_keep_is_not_replayed(engine: Engine) {
     let refusing = EndpointServer::start(Script::Refuse).await;
-    let node = Node::start(&[refusing.address]);
+    let node = Node::start_engine(engine, &[refusing.address]);
     let client = node.connect().await;
     // The endpoint refuses at once, but the client has sent more than is kept by the time that
     // it learns; either way the call must not be answered as if it had worked.
@@ -230,10 +223,9 @@ async fn body_too_large_to_keep_is_not_replayed() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn goaway_moves_new_streams_and_loses_none() {
+async fn goaway_moves_new_streams_and_loses_none(engine: Engine) {
     let leaving = EndpointServer::start(Script::GoAwayAfter(5)).await;
-    let node = Node::start(&[leaving.address]);
+    let node = Node::start_engine(engine, &[leaving.address]);
     let client = node.connect().await;
     let mut calls = tokio::task::JoinSet::new();
     for _ in 0..50 {
@@ -249,11 +241,10 @@ async fn goaway_moves_new_streams_and_loses_none() {
     assert!(leaving.connections() >= 2, "a new connection took over");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn failed_dial_goes_to_the_next_endpoint() {
+async fn failed_dial_goes_to_the_next_endpoint(engine: Engine) {
     let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let good = start_all(2, Script::Echo).await;
-    let node = Node::start(&[closed, good[0].address, good[1].address]);
+    let node = Node::start_engine(engine, &[closed, good[0].address, good[1].address]);
     let client = node.connect().await;
     for _ in 0..30 {
         let answer = call(&client, grpc_request(PATH), b"x").await.unwrap();
@@ -265,11 +256,10 @@ async fn failed_dial_goes_to_the_next_endpoint() {
     assert_eq!(failed.outstanding(), 0);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nobody_left_is_answered_in_the_clients_words() {
+async fn nobody_left_is_answered_in_the_clients_words(engine: Engine) {
     let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let good = EndpointServer::start(Script::Echo).await;
-    let node = Node::start(&[good.address]);
+    let node = Node::start_engine(engine, &[good.address]);
     let client = node.connect().await;
     call(&client, grpc_request(PATH), b"x").await.unwrap();
     for (endpoints, message) in [
@@ -289,12 +279,11 @@ async fn nobody_left_is_answered_in_the_clients_words() {
     assert_eq!(answer.grpc_status(), "0", "the same connection works again");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn lost_endpoint_ends_the_call_unavailable_and_is_not_replayed() {
+async fn lost_endpoint_ends_the_call_unavailable_and_is_not_replayed(engine: Engine) {
     for script in [Script::BreakBefore, Script::BreakMidway] {
         let breaking = EndpointServer::start(script.clone()).await;
         let good = EndpointServer::start(Script::Echo).await;
-        let node = Node::start(&[breaking.address]);
+        let node = Node::start_engine(engine, &[breaking.address]);
         let client = node.connect().await;
         let answer = call(&client, grpc_request(PATH), b"x").await.unwrap();
         assert_eq!(answer.grpc_status(), "14", "{script:?}");
@@ -305,11 +294,10 @@ async fn lost_endpoint_ends_the_call_unavailable_and_is_not_replayed() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn table_change_moves_new_streams_of_open_connections_at_once() {
+async fn table_change_moves_new_streams_of_open_connections_at_once(engine: Engine) {
     let endpoints = start_all(3, Script::Echo).await;
     let all = addresses(&endpoints);
-    let node = Node::start(&all[..2]);
+    let node = Node::start_engine(engine, &all[..2]);
     let client = node.connect().await;
     for _ in 0..10 {
         call(&client, grpc_request(PATH), b"x").await.unwrap();
@@ -324,10 +312,9 @@ async fn table_change_moves_new_streams_of_open_connections_at_once() {
     assert_eq!(count(&answers).values().copied().collect::<Vec<_>>(), [5, 5]);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn stream_on_a_removed_endpoint_finishes() {
+async fn stream_on_a_removed_endpoint_finishes(engine: Engine) {
     let endpoints = start_all(2, Script::Stream).await;
-    let node = Node::start(&[endpoints[0].address]);
+    let node = Node::start_engine(engine, &[endpoints[0].address]);
     let client = node.connect().await;
     let (response, mut stream) =
         client.clone().ready().await.unwrap().send_request(grpc_request(PATH), false).unwrap();
@@ -343,10 +330,9 @@ async fn stream_on_a_removed_endpoint_finishes() {
     assert_eq!(late, 0, "no stream started on a removed endpoint");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn endpoints_stream_limit_is_kept_by_more_connections() {
+async fn endpoints_stream_limit_is_kept_by_more_connections(engine: Engine) {
     let limited = EndpointServer::start(Script::MaxStreams(4)).await;
-    let node = Node::start(&[limited.address]);
+    let node = Node::start_engine(engine, &[limited.address]);
     let client = node.connect().await;
     // Learn the limit: until its SETTINGS have come an endpoint is taken to allow 100.
     let first = tokio::spawn({
@@ -371,10 +357,9 @@ async fn endpoints_stream_limit_is_kept_by_more_connections() {
     assert_eq!(first.await.unwrap().unwrap().grpc_status(), "0");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn drain_finishes_open_streams_and_takes_no_new_connection() {
+async fn drain_finishes_open_streams_and_takes_no_new_connection(engine: Engine) {
     let endpoints = start_all(1, Script::Stream).await;
-    let node = Node::start(&addresses(&endpoints));
+    let node = Node::start_engine(engine, &addresses(&endpoints));
     let client = node.connect().await;
     let (response, mut stream) =
         client.clone().ready().await.unwrap().send_request(grpc_request(PATH), false).unwrap();
@@ -390,10 +375,9 @@ async fn drain_finishes_open_streams_and_takes_no_new_connection() {
     tokio::task::spawn_blocking(|| node.join()).await.unwrap();
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn connection_is_counted_by_what_it_carried() {
+async fn connection_is_counted_by_what_it_carried(engine: Engine) {
     let endpoints = start_all(1, Script::Echo).await;
-    let node = Node::start(&addresses(&endpoints));
+    let node = Node::start_engine(engine, &addresses(&endpoints));
     let client = node.connect().await;
     call(&client, grpc_request(PATH), b"x").await.unwrap();
     let server = node.server();
@@ -404,3 +388,50 @@ async fn connection_is_counted_by_what_it_carried() {
     assert_eq!(server.targets()[0].stats().streams.get(), 1);
     assert_eq!(server.targets()[0].stats().connections.get(), 0, "streams are not connections");
 }
+
+/// Each test, on each engine.
+macro_rules! on_both_engines {
+    ($($name:ident),* $(,)?) => {
+        mod on_h2 {
+            use super::Engine;
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $name() {
+                    super::$name(Engine::H2).await;
+                }
+            )*
+        }
+
+        mod on_switch {
+            use super::Engine;
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $name() {
+                    super::$name(Engine::Switch).await;
+                }
+            )*
+        }
+    };
+}
+
+on_both_engines!(
+    one_connection_is_spread_evenly,
+    hundreds_of_tiny_messages_in_flight_do_not_kill_a_connection,
+    large_bodies_arrive_whole_both_ways,
+    a_stalled_stream_does_not_stop_its_siblings,
+    trailers_only_and_informational_answers_pass,
+    request_without_authority_passes_as_it_is,
+    cancelling_reaches_the_endpoint,
+    reset_codes_pass_unchanged,
+    refused_stream_goes_to_another_endpoint,
+    body_too_large_to_keep_is_not_replayed,
+    goaway_moves_new_streams_and_loses_none,
+    failed_dial_goes_to_the_next_endpoint,
+    nobody_left_is_answered_in_the_clients_words,
+    lost_endpoint_ends_the_call_unavailable_and_is_not_replayed,
+    table_change_moves_new_streams_of_open_connections_at_once,
+    stream_on_a_removed_endpoint_finishes,
+    endpoints_stream_limit_is_kept_by_more_connections,
+    drain_finishes_open_streams_and_takes_no_new_connection,
+    connection_is_counted_by_what_it_carried
+);

@@ -6,7 +6,10 @@ use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, Response, StatusCode};
 
 /// `UNAVAILABLE`: clients may try again (gRPC status codes).
-const GRPC_UNAVAILABLE: &str = "14";
+pub(super) const GRPC_UNAVAILABLE: &str = "14";
+
+/// What a gRPC client is told when its endpoint was lost in the middle of the response.
+pub(super) const LOST: &str = "connection to the endpoint was lost";
 
 /// The request is gRPC (gRPC over HTTP/2, "Content-Type").
 pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
@@ -47,7 +50,7 @@ pub(super) fn unavailable_trailers(message: &str) -> HeaderMap {
 }
 
 /// `grpc-message` is percent-encoded: printable ASCII but for `%` stands for itself.
-fn percent_encode(message: &str) -> String {
+pub(super) fn percent_encode(message: &str) -> String {
     let mut encoded = String::with_capacity(message.len());
     for octet in message.bytes() {
         match octet {

@@ -1,6 +1,7 @@
 //! One client connection: settings, its streams, and its end.
 
 use std::fmt;
+use std::io;
 use std::pin::pin;
 use std::rc::Rc;
 
@@ -8,6 +9,7 @@ use streamvs_balance::{Choice, Unit};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 
+use crate::h2::switch::Code;
 use crate::h2::{settings, stream};
 use crate::worker::{Route, Worker};
 
@@ -30,6 +32,10 @@ pub enum Error {
     HandshakeTimeout,
     /// HTTP/2 or the socket failed.
     Http2(h2::Error),
+    /// The client broke a rule, and was told so.
+    Failed(Code),
+    /// The socket failed.
+    Socket(io::Error),
 }
 
 impl fmt::Display for Error {
@@ -37,6 +43,8 @@ impl fmt::Display for Error {
         match self {
             Self::HandshakeTimeout => f.write_str("no SETTINGS after the preface"),
             Self::Http2(error) => fmt::Display::fmt(error, f),
+            Self::Failed(code) => write!(f, "client broke the protocol, {code}"),
+            Self::Socket(error) => fmt::Display::fmt(error, f),
         }
     }
 }
@@ -44,8 +52,9 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::HandshakeTimeout => None,
+            Self::HandshakeTimeout | Self::Failed(_) => None,
             Self::Http2(error) => Some(error),
+            Self::Socket(error) => Some(error),
         }
     }
 }

@@ -212,7 +212,7 @@ impl Body {
             return End::Reset(reason);
         }
         if grpc {
-            let trailers = answer::unavailable_trailers("connection to the endpoint was lost");
+            let trailers = answer::unavailable_trailers(answer::LOST);
             let _ = self.to_downstream.send_trailers(trailers);
         } else {
             self.to_downstream.send_reset(Reason::INTERNAL_ERROR);

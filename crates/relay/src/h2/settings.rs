@@ -38,6 +38,9 @@ pub const CONNECTION_WINDOW_OCTETS: u32 = 16 * 1024 * 1024;
 /// times Envoy's and eight times that, against header bombs.
 pub const HEADER_LIST_OCTETS: u32 = 64 * 1024;
 
+/// The table that peers may use to compress what they send us: the default of RFC 9113.
+pub const HEADER_TABLE_OCTETS: u32 = 4096;
+
 /// Octets that one connection's frames may wait in our send buffer.
 pub const SEND_BUFFER_OCTETS: usize = 1024 * 1024;
 

@@ -74,7 +74,7 @@ struct Opened {
 /// Endpoints this stream is not given to again. Each stands here at most twice, so the attempts
 /// are bounded by twice the number of endpoints.
 #[derive(Debug, Default)]
-struct Tried {
+pub(super) struct Tried {
     addresses: Vec<SocketAddr>,
     /// Those that only declined on one connection, which was closing or full: they get another
     /// chance, on another connection, when no other endpoint is left.
@@ -83,14 +83,36 @@ struct Tried {
 }
 
 impl Tried {
-    fn failed(&mut self, address: SocketAddr) {
+    pub(super) fn failed(&mut self, address: SocketAddr) {
         self.addresses.push(address);
     }
 
-    fn declined(&mut self, address: SocketAddr) {
+    pub(super) fn declined(&mut self, address: SocketAddr) {
         self.addresses.push(address);
         if !self.second_round {
             self.declined.push(address);
+        }
+    }
+
+    /// Picks among the others, and when none is left once more among those that declined.
+    pub(super) fn pick(
+        &mut self,
+        pick: impl Fn(&[SocketAddr]) -> Option<Choice>,
+    ) -> Option<Choice> {
+        loop {
+            let picked = pick(&self.addresses);
+            if picked.is_some() || !self.start_second_round() {
+                return picked;
+            }
+        }
+    }
+
+    /// What the client is told when nobody is left.
+    pub(super) fn no_endpoint(&self, server: &VirtualServer) -> String {
+        let name = &server.service().name;
+        match self.addresses.len() {
+            0 => format!("Service {name} has no usable endpoint"),
+            count => format!("Service {name}: none of {count} endpoints could be reached"),
         }
     }
 
@@ -187,13 +209,8 @@ impl Stream<'_> {
     }
 
     fn pick(&mut self, server: &VirtualServer) -> Option<Choice> {
-        let client = self.route.client();
-        loop {
-            let picked = self.worker.pick(server, client, Unit::Stream, &self.tried.addresses);
-            if picked.is_some() || !self.tried.start_second_round() {
-                return picked;
-            }
-        }
+        let (worker, client) = (self.worker, self.route.client());
+        self.tried.pick(|tried| worker.pick(server, client, Unit::Stream, tried))
     }
 
     /// Opens the stream on a connection to the chosen endpoint. None: the client gave up waiting.
@@ -235,11 +252,7 @@ impl Stream<'_> {
     }
 
     fn answer_no_endpoint(&mut self, server: &Arc<VirtualServer>) {
-        let name = &server.service().name;
-        let message = match self.tried.addresses.len() {
-            0 => format!("Service {name} has no usable endpoint"),
-            count => format!("Service {name}: none of {count} endpoints could be reached"),
-        };
+        let message = self.tried.no_endpoint(server);
         self.answer(StatusCode::SERVICE_UNAVAILABLE, &message);
     }
 
@@ -250,7 +263,7 @@ impl Stream<'_> {
 
 /// Counts a stream that was given to an endpoint, and how late that was if the endpoint had been
 /// removed between the pick and now.
-fn note_start(server: &VirtualServer, choice: &Choice, now: Instant) {
+pub(super) fn note_start(server: &VirtualServer, choice: &Choice, now: Instant) {
     choice.target().stats().streams.inc();
     if let Some(retired_at) = choice.target().retired_at() {
         let late = now.saturating_duration_since(retired_at);

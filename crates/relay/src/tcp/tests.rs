@@ -20,8 +20,12 @@ use crate::worker::Options;
 const MIB: usize = 1024 * 1024;
 
 fn worker(pipe_limit: usize) -> Rc<Worker> {
-    let options =
-        Options { dial: DialOptions::default(), idle_timeout: None, half_close_timeout: None };
+    let options = Options {
+        http2_engine: crate::h2::Engine::default(),
+        dial: DialOptions::default(),
+        idle_timeout: None,
+        half_close_timeout: None,
+    };
     let (_publisher, reader) = publish::channel(Arc::new(Plan::empty()));
     let mut worker = Worker::new(options, reader);
     worker.pipes = Pipes::new(pipe_limit);

@@ -1,0 +1,90 @@
+//! A connection that speaks HTTP/2: which engine serves it, and what becomes of the early dial.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use streamvs_balance::Choice;
+use streamvs_detect::Prefixed;
+use streamvs_relay::connect::Dialled;
+use streamvs_relay::h2::switch::driver;
+use streamvs_relay::h2::{self, Engine};
+use streamvs_relay::{Route, Worker};
+use tokio::net::TcpStream;
+
+use crate::opening::{Opened, Upstream};
+use crate::record::Record;
+use crate::run::Shared;
+
+/// Balances each stream. An endpoint that was dialled early becomes the first pooled connection,
+/// and its turn goes to the first stream.
+pub(crate) async fn serve(
+    shared: &Shared,
+    route: Route,
+    downstream: TcpStream,
+    opened: Opened,
+    record: &mut Record,
+) {
+    let Opened { from_client, from_endpoint, upstream, .. } = opened;
+    let (worker, route) = (Rc::clone(&shared.worker), Rc::new(route));
+    let drain = shared.drain.clone();
+    let outcome = match worker.http2_engine() {
+        Engine::H2 => {
+            let first = pool_upstream(&worker, upstream, from_endpoint).await;
+            let socket = Prefixed::new(from_client, downstream);
+            Box::pin(h2::serve(worker, route, socket, first, drain)).await
+        }
+        Engine::Switch => {
+            let first = switch_upstream(&worker, upstream, from_endpoint);
+            Box::pin(driver::serve(worker, route, from_client, downstream, first, drain)).await
+        }
+    };
+    record.served(outcome);
+}
+
+/// Gives what was dialled early to the `h2` engine's pool, and the choice to the first stream.
+async fn pool_upstream(
+    worker: &Worker,
+    upstream: Upstream,
+    from_endpoint: Bytes,
+) -> Option<Choice> {
+    let pool = worker.pool();
+    match upstream {
+        Upstream::Delayed(_) => None,
+        Upstream::Dialling(dialler) => dialler.into_attempt().map(|(choice, dial)| {
+            if pool.wants(choice.address()) {
+                pool.adopt_dial(choice.address(), dial);
+            }
+            choice
+        }),
+        Upstream::Connected(Dialled { socket, choice, .. }) => {
+            if pool.wants(choice.address()) {
+                let socket = Prefixed::new(from_endpoint, socket);
+                pool.adopt(choice.address(), socket).await;
+            }
+            Some(choice)
+        }
+    }
+}
+
+/// The same for the switch.
+fn switch_upstream(
+    worker: &Rc<Worker>,
+    upstream: Upstream,
+    from_endpoint: Bytes,
+) -> Option<Choice> {
+    match upstream {
+        Upstream::Delayed(_) => None,
+        Upstream::Dialling(dialler) => dialler.into_attempt().map(|(choice, dial)| {
+            if driver::wants(worker, choice.address()) {
+                driver::adopt_dial(worker, choice.address(), dial);
+            }
+            choice
+        }),
+        Upstream::Connected(Dialled { socket, choice, .. }) => {
+            if driver::wants(worker, choice.address()) {
+                driver::adopt(worker, choice.address(), from_endpoint, socket);
+            }
+            Some(choice)
+        }
+    }
+}

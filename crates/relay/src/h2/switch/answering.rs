@@ -1,0 +1,53 @@
+//! Answers that are ours.
+
+use std::time::Instant;
+
+use super::exchange::{Phase, Toward};
+use super::facts::Method;
+use super::hpack::{Field, Indexing};
+use super::{ExchangeKey, Switch};
+use crate::h2::answer;
+
+impl Switch {
+    /// Answers an event: no endpoint can serve the stream. For gRPC trailers-only with
+    /// `grpc-status: 14`, else `status` with the message as text.
+    pub fn answer(&mut self, key: ExchangeKey, status: u16, message: &str, now: Instant) {
+        self.now = now;
+        self.drop_request(key);
+        let Some(exchange) = self.exchanges.get_mut(key) else {
+            return;
+        };
+        exchange.phase = Phase::Answering;
+        let side = &mut exchange.down;
+        if !side.state.can_send() {
+            return;
+        }
+        let Some(client) = self.connections.writer(side.connection) else {
+            return;
+        };
+        self.block.clear();
+        let mut writer = client.encoder.begin(&mut self.block);
+        let mut field = |name: &str, value: &str| {
+            let indexing = Indexing::Without;
+            writer.field(&Field::new(name.as_bytes(), value.as_bytes(), indexing));
+        };
+        let text = format!("{message}\n");
+        let end = exchange.grpc || exchange.method == Method::Head;
+        if exchange.grpc {
+            field(":status", "200");
+            field("content-type", "application/grpc");
+            field("grpc-status", answer::GRPC_UNAVAILABLE);
+            field("grpc-message", &answer::percent_encode(message));
+        } else {
+            field(":status", &status.to_string());
+            field("content-type", "text/plain; charset=utf-8");
+        }
+        client.headers(side.stream, &self.block, end);
+        if end {
+            side.state.sent_end();
+            self.settle(key);
+        } else {
+            self.carry(key, Toward::Downstream, text.as_bytes(), true);
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! All connections of a worker, those among them that have something to write, and the buffers
+//! they take turns with.
+
+use std::collections::VecDeque;
+
+use slotmap::SlotMap;
+
+use super::connection::Connection;
+use super::{ConnectionKey, limits};
+
+/// The connections, by key.
+#[derive(Default)]
+pub(super) struct Connections {
+    map: SlotMap<ConnectionKey, Connection>,
+    /// Each at most once.
+    dirty: Vec<ConnectionKey>,
+    spare: Vec<VecDeque<u8>>,
+}
+
+impl Connections {
+    pub(super) fn insert(&mut self, connection: Connection) -> ConnectionKey {
+        self.map.insert(connection)
+    }
+
+    pub(super) fn remove(&mut self, key: ConnectionKey) -> Option<Connection> {
+        let connection = self.map.remove(key)?;
+        self.dirty.retain(|dirty| *dirty != key);
+        Some(connection)
+    }
+
+    pub(super) fn get(&self, key: ConnectionKey) -> Option<&Connection> {
+        self.map.get(key)
+    }
+
+    pub(super) fn get_mut(&mut self, key: ConnectionKey) -> Option<&mut Connection> {
+        self.map.get_mut(key)
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (ConnectionKey, &mut Connection)> {
+        self.map.iter_mut()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (ConnectionKey, &Connection)> {
+        self.map.iter()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.map.len()
+    }
+
+    /// A connection that is about to be written to. None: it is gone, or over.
+    pub(super) fn writer(&mut self, key: ConnectionKey) -> Option<&mut Connection> {
+        let connection = self.map.get_mut(key)?;
+        if connection.is_over() {
+            return None;
+        }
+        if connection.output.capacity() == 0
+            && let Some(spare) = self.spare.pop()
+        {
+            connection.output = spare;
+        }
+        if !connection.dirty {
+            connection.dirty = true;
+            self.dirty.push(key);
+        }
+        Some(connection)
+    }
+
+    /// Gives back credit of a whole connection, where there still is one.
+    pub(super) fn returns(&mut self, key: ConnectionKey, octets: usize) {
+        if octets == 0 {
+            return;
+        }
+        let Some(connection) = self.map.get_mut(key) else {
+            return;
+        };
+        connection.returns(octets);
+        if connection.unreturned >= limits::CONNECTION_UPDATE_OCTETS
+            && let Some(connection) = self.writer(key)
+        {
+            connection.update_window();
+        }
+    }
+
+    /// The next one that has something to write, or to tell.
+    pub(super) fn next_dirty(&mut self) -> Option<ConnectionKey> {
+        let key = self.dirty.pop()?;
+        if let Some(connection) = self.map.get_mut(key) {
+            connection.dirty = false;
+        }
+        Some(key)
+    }
+
+    /// Octets of a connection's output have left for the socket.
+    pub(super) fn written(&mut self, key: ConnectionKey, octets: usize) {
+        let Some(connection) = self.map.get_mut(key) else {
+            return;
+        };
+        let octets = octets.min(connection.output.len());
+        connection.output.drain(..octets);
+        connection.written += octets as u64;
+        if connection.output.is_empty() {
+            let mut output = std::mem::take(&mut connection.output);
+            if self.spare.len() < limits::SPARE_COUNT {
+                output.shrink_to(limits::SPARE_OCTETS);
+                self.spare.push(output);
+            }
+        }
+    }
+}

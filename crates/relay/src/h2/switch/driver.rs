@@ -1,0 +1,216 @@
+//! The switch on sockets: one task for each connection, one that writes for all of them.
+//!
+//! ```text
+//!   connection tasks: socket readable -> worker's buffer -> Switch::receive -> events
+//!                                                              | output
+//!                                                              v
+//!   flusher: after all tasks that were ready: writev for each connection with output
+//! ```
+//!
+//! A connection's task reads, and waits for its socket to take more when the kernel has refused.
+//! All writing is done by the flusher, which runs behind the tasks that were ready with it: what
+//! they produce for one connection leaves in one system call.
+//!
+//! An idle connection has a task, a [`Link`], and its state in the switch, but no buffer.
+
+mod flush;
+mod link;
+mod streams;
+
+use std::cell::RefCell;
+use std::fmt;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use slotmap::SecondaryMap;
+use streamvs_balance::{Choice, Unit};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+
+use super::{ConnectionKey, Event, ExchangeKey, Over, Switch};
+use crate::connect::{DialError, dial};
+use crate::h2::{Drain, Error, Outcome};
+use crate::worker::{Route, Worker};
+use link::{Client, Link};
+use streams::Stream;
+
+/// How often the switch looks at the time. Its deadlines are seconds.
+const TICK: Duration = Duration::from_millis(500);
+
+/// A worker's switch with its sockets.
+pub struct Driver {
+    switch: RefCell<Switch>,
+    links: RefCell<SecondaryMap<ConnectionKey, Link>>,
+    streams: RefCell<SecondaryMap<ExchangeKey, Stream>>,
+    flusher: RefCell<Waker>,
+}
+
+impl Driver {
+    /// A switch without connections. [`run`] must run for it to write anything.
+    pub fn new(now: Instant) -> Self {
+        Self {
+            switch: RefCell::new(Switch::new(now)),
+            links: RefCell::default(),
+            streams: RefCell::default(),
+            flusher: RefCell::new(Waker::noop().clone()),
+        }
+    }
+}
+
+/// Writes what the connections of `worker` have to say, and keeps time for them. Never ends.
+pub async fn run(worker: Rc<Worker>) {
+    let mut interval = tokio::time::interval(TICK);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    std::future::poll_fn(|cx| {
+        let driver = &worker.switch;
+        while interval.poll_tick(cx).is_ready() {
+            driver.switch.borrow_mut().tick(Instant::now());
+        }
+        if !driver.flusher.borrow().will_wake(cx.waker()) {
+            *driver.flusher.borrow_mut() = cx.waker().clone();
+        }
+        driver.follow(&worker);
+        driver.flush(&worker);
+        Poll::<()>::Pending
+    })
+    .await;
+}
+
+/// Serves a client's connection until it ends, as [`h2::serve`](crate::h2::serve) does. `early` is
+/// what was read from the socket already.
+pub async fn serve(
+    worker: Rc<Worker>,
+    route: Rc<Route>,
+    early: Bytes,
+    socket: TcpStream,
+    first: Option<Choice>,
+    drain: Drain,
+) -> Outcome {
+    let driver = &worker.switch;
+    let first = first.map(|choice| choice.into_unit(Unit::Stream));
+    let extended_connect = route.server(&worker).is_some_and(|server| {
+        let usable = server.usable().iter().map(|target| target.address());
+        driver.switch.borrow().offer_extended_connect(usable)
+    });
+    let key = driver.switch.borrow_mut().open_downstream(extended_connect, Instant::now());
+    let client = Client { route, first };
+    let mut relayed = pin!(link::relay(&worker, key, early, socket, Some(client)));
+    let mut draining = pin!(drained(drain));
+    let mut announced = false;
+    let ended = loop {
+        tokio::select! {
+            biased;
+            () = &mut draining, if !announced => {
+                announced = true;
+                driver.switch.borrow_mut().drain(key, Instant::now());
+                driver.wake_flusher();
+            }
+            ended = &mut relayed => break ended,
+        }
+    };
+    let error = match (ended.over, ended.error) {
+        (Some(Over::Failed(super::Code::SETTINGS_TIMEOUT)), _) => Some(Error::HandshakeTimeout),
+        (Some(Over::Failed(code)), _) => Some(Error::Failed(code)),
+        (Some(Over::Closed), _) => None,
+        (None, error) => error.map(Error::Socket),
+    };
+    Outcome { stream_count: ended.stream_count, error }
+}
+
+/// True where a stream of the worker to `address` would need a dial.
+pub fn wants(worker: &Worker, address: SocketAddr) -> bool {
+    worker.switch.switch.borrow().wants(address)
+}
+
+/// Takes over a dial to `address` that was begun before the protocol was known.
+pub fn adopt_dial<F>(worker: &Rc<Worker>, address: SocketAddr, dial: F)
+where
+    F: Future<Output = Result<TcpStream, DialError>> + 'static,
+{
+    worker.switch.switch.borrow_mut().dial_begun(address);
+    let worker = Rc::clone(worker);
+    // Ends by itself: the dial has a deadline, and the connection one when it is idle.
+    tokio::task::spawn_local(async move {
+        match dial.await {
+            Ok(socket) => {
+                let key = worker.switch.switch.borrow_mut().open_upstream(address, Instant::now());
+                connected(worker, key, address, Bytes::new(), socket).await;
+            }
+            Err(error) => {
+                tracing::debug!(endpoint = %address, error = %error.source, "endpoint did not accept");
+                let driver = &worker.switch;
+                driver.switch.borrow_mut().dial_failed(address, error.failure, Instant::now());
+                driver.follow(&worker);
+                driver.wake_flusher();
+            }
+        }
+    });
+}
+
+/// Takes over a socket that was dialled before the protocol was known, with what its endpoint has
+/// sent already.
+pub fn adopt(worker: &Rc<Worker>, address: SocketAddr, early: Bytes, socket: TcpStream) {
+    // At once: the first stream is about to ask for it.
+    let key = worker.switch.switch.borrow_mut().open_upstream(address, Instant::now());
+    // Ends when the endpoint closes, or the connection is idle.
+    tokio::task::spawn_local(connected(Rc::clone(worker), key, address, early, socket));
+}
+
+async fn connected(
+    worker: Rc<Worker>,
+    key: ConnectionKey,
+    address: SocketAddr,
+    early: Bytes,
+    socket: TcpStream,
+) {
+    let ended = link::relay(&worker, key, early, socket, None).await;
+    match (ended.over, ended.error) {
+        (Some(Over::Failed(code)), _) => {
+            tracing::debug!(endpoint = %address, code = %code, "endpoint broke the protocol");
+        }
+        (None, Some(error)) => {
+            tracing::debug!(endpoint = %address, error = %error, "upstream connection lost");
+        }
+        (Some(Over::Closed), _) | (None, None) => {
+            tracing::debug!(endpoint = %address, "upstream connection closed");
+        }
+    }
+}
+
+/// Ready when `drain` turns true.
+async fn drained(mut drain: watch::Receiver<bool>) {
+    if drain.wait_for(|draining| *draining).await.is_err() {
+        // A sender that is gone never drains: the process is being torn down anyway.
+        std::future::pending::<()>().await;
+    }
+}
+
+impl Driver {
+    /// Does what the switch asks, until it asks nothing.
+    fn follow(&self, worker: &Rc<Worker>) {
+        loop {
+            let event = self.switch.borrow_mut().next_event();
+            match event {
+                None => return,
+                Some(Event::Dial { address }) => {
+                    adopt_dial(worker, address, dial(address, worker.options.dial));
+                }
+                Some(event) => self.stream_event(worker, event),
+            }
+        }
+    }
+
+    fn wake_flusher(&self) {
+        self.flusher.borrow().wake_by_ref();
+    }
+}
+
+impl fmt::Debug for Driver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Driver").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,157 @@
+//! What is known of a stream besides what the switch knows: who serves it, and what is counted.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use streamvs_balance::{Choice, ReplayReason, Unit, VirtualServer};
+
+use crate::h2::stream::{Tried, note_start};
+use crate::h2::switch::{Ended, Event, ExchangeKey, Report};
+use crate::worker::{Route, Worker};
+
+/// One exchange.
+pub(super) struct Stream {
+    route: Rc<Route>,
+    tried: Tried,
+    /// Where it is, or is on its way to.
+    on: Option<On>,
+}
+
+struct On {
+    server: Arc<VirtualServer>,
+    choice: Choice,
+    /// When it was sent there.
+    started: Option<Instant>,
+}
+
+impl super::Driver {
+    pub(super) fn stream_event(&self, worker: &Rc<Worker>, event: Event) {
+        match event {
+            Event::Pick { exchange, connection } => {
+                let (route, first) = {
+                    let mut links = self.links.borrow_mut();
+                    let client = links.get_mut(connection).and_then(|link| link.client.as_mut());
+                    let Some(client) = client else { return };
+                    (Rc::clone(&client.route), client.first.take())
+                };
+                let stream = Stream { route, tried: Tried::default(), on: None };
+                self.streams.borrow_mut().insert(exchange, stream);
+                let first = first.filter(|choice| choice.target().retired_at().is_none());
+                self.assign(worker, exchange, first);
+            }
+            Event::Unreachable { exchange, failure } => {
+                if let Some(stream) = self.streams.borrow_mut().get_mut(exchange)
+                    && let Some(on) = stream.on.take()
+                {
+                    on.choice.target().stats().failures[failure.index()].inc();
+                    on.server.stats().replays[ReplayReason::DialFailed.index()].inc();
+                    stream.tried.failed(on.choice.address());
+                }
+                self.assign(worker, exchange, None);
+            }
+            Event::Replayed { exchange, reason } => {
+                if let Some(stream) = self.streams.borrow_mut().get_mut(exchange)
+                    && let Some(on) = stream.on.take()
+                {
+                    on.server.stats().replays[reason.index()].inc();
+                    on.observe_duration();
+                    match reason {
+                        ReplayReason::Unwritten => stream.tried.failed(on.choice.address()),
+                        _ => stream.tried.declined(on.choice.address()),
+                    }
+                }
+                self.assign(worker, exchange, None);
+            }
+            Event::Lost { exchange } => {
+                let message = match self.streams.borrow().get(exchange) {
+                    Some(Stream { on: Some(on), .. }) => format!(
+                        "connection to endpoint {} of Service {} was lost before its reply",
+                        on.choice.address(),
+                        on.server.service().name
+                    ),
+                    _ => "connection to the endpoint was lost before its reply".to_owned(),
+                };
+                self.answer(exchange, 502, &message);
+            }
+            Event::Sent { exchange } => {
+                if let Some(stream) = self.streams.borrow_mut().get_mut(exchange)
+                    && let Some(on) = &mut stream.on
+                {
+                    let now = Instant::now();
+                    on.started = Some(now);
+                    note_start(&on.server, &on.choice, now);
+                }
+            }
+            Event::Ended { exchange, report } => {
+                if let Some(stream) = self.streams.borrow_mut().remove(exchange) {
+                    stream.ended(&report);
+                }
+            }
+            Event::Dial { .. } => {}
+        }
+    }
+
+    /// Gives a stream to `first`, or to the endpoint that the scheduler picks, or answers it.
+    fn assign(&self, worker: &Rc<Worker>, exchange: ExchangeKey, first: Option<Choice>) {
+        let mut streams = self.streams.borrow_mut();
+        let Some(stream) = streams.get_mut(exchange) else {
+            return;
+        };
+        let Some(server) = stream.route.server(worker) else {
+            let message = format!("no Service at {} any more", stream.route.address());
+            return self.answer(exchange, 503, &message);
+        };
+        let client = stream.route.client();
+        let picked = first.or_else(|| {
+            stream.tried.pick(|tried| worker.pick(&server, client, Unit::Stream, tried))
+        });
+        let Some(choice) = picked else {
+            server.stats().no_endpoint.inc();
+            return self.answer(exchange, 503, &stream.tried.no_endpoint(&server));
+        };
+        let address: SocketAddr = choice.address();
+        stream.on = Some(On { server, choice, started: None });
+        self.switch.borrow_mut().assign(exchange, address, Instant::now());
+    }
+
+    fn answer(&self, exchange: ExchangeKey, status: u16, message: &str) {
+        self.switch.borrow_mut().answer(exchange, status, message, Instant::now());
+    }
+}
+
+impl On {
+    fn observe_duration(&self) {
+        if let Some(started) = self.started {
+            self.choice.target().stats().stream_duration.observe(started.elapsed());
+        }
+    }
+}
+
+impl Stream {
+    fn ended(self, report: &Report) {
+        let Some(on) = self.on else {
+            return;
+        };
+        tracing::trace!(
+            original_dst = %self.route.address(),
+            endpoint = %on.choice.address(),
+            grpc_status = report.grpc_status,
+            outcome = ?report.end,
+            "stream ended"
+        );
+        let stats = on.server.stats();
+        stats.bytes_to_upstream.add(report.octets_to_upstream);
+        stats.bytes_to_downstream.add(report.octets_to_downstream);
+        if on.started.is_none() {
+            return;
+        }
+        on.observe_duration();
+        let answered = report.end == Ended::Answered;
+        if report.grpc {
+            let status = report.grpc_status.filter(|_| !answered);
+            on.choice.target().stats().grpc_response(status).inc();
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! What is always true between two calls, for tests to look at after each.
+
+use super::Switch;
+use super::connection::Role;
+use super::exchange::Toward;
+use super::limits;
+use super::state::State;
+use crate::h2::settings;
+
+impl Switch {
+    /// Looks at everything.
+    ///
+    /// # Panics
+    /// An invariant is broken.
+    pub fn check_invariants(&self) {
+        let mut open_sides = 0;
+        for (key, exchange) in &self.exchanges {
+            let down = exchange.down;
+            let client = self.connections.get(down.connection);
+            let named = client.and_then(|client| client.streams.get(&down.stream));
+            assert_eq!(named, Some(&key), "a client knows its stream");
+            assert_ne!(down.state, State::Closed, "a closed stream has no exchange");
+            open_sides += 1;
+            if let Some(up) = exchange.up {
+                let endpoint = self.connections.get(up.connection);
+                let named = endpoint.and_then(|endpoint| endpoint.streams.get(&up.stream));
+                assert_eq!(named, Some(&key), "an endpoint's connection knows its stream");
+                assert_ne!(up.state, State::Closed, "a closed stream is left");
+                open_sides += 1;
+            }
+            let most = settings::STREAM_WINDOW_OCTETS as usize;
+            for toward in [Toward::Upstream, Toward::Downstream] {
+                let flow = &exchange[toward];
+                assert!(flow.queue.len() <= most, "{} octets wait", flow.queue.len());
+                assert!(flow.again <= flow.queue.len());
+            }
+            assert!(exchange.replay.octets.len() <= limits::REPLAY_OCTETS);
+        }
+        let mut streams = 0;
+        for (key, connection) in self.connections.iter() {
+            streams += connection.streams.len();
+            let outstanding = connection.unreturned as usize;
+            let most = settings::CONNECTION_WINDOW_OCTETS as usize;
+            assert!(connection.receive_window.available() + outstanding <= most);
+            if let Role::Upstream { address } = connection.role
+                && let Some(endpoint) = self.endpoints.get(&address)
+            {
+                let listed = endpoint.connections.contains(&key);
+                assert!(!listed || !connection.is_over(), "what is over takes no streams");
+            }
+        }
+        assert_eq!(streams, open_sides, "no stream is orphaned");
+    }
+}
