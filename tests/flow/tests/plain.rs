@@ -161,6 +161,10 @@ async fn both_speaking_at_once_lose_nothing() {
             .all(|(index, octet)| *octet == ((index % 65_521) % 253) as u8 ^ seed);
         assert!(whole, "bytes differ");
     }
+    let server = node.server();
+    eventually("the connection has ended", || server.stats().active_connections.get() == 0).await;
+    assert_eq!(server.stats().bytes_to_upstream.get(), OCTETS as u64);
+    assert_eq!(server.stats().bytes_to_downstream.get(), OCTETS as u64);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

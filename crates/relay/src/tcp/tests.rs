@@ -333,7 +333,7 @@ fn early_octets_go_first_and_count_once() {
 
 #[test]
 fn any_schedule_of_writes_reads_and_pauses_delivers_all_in_order() {
-    for seed in 0..24 {
+    for seed in 0..12 {
         run(async {
             let mut rng = fastrand::Rng::with_seed(seed);
             let worker = worker(rng.usize(0..3));
