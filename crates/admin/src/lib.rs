@@ -1,5 +1,6 @@
 //! What the agent shows of itself: `/healthz` and `/livez` for load balancers and the kubelet,
-//! `/metrics` for Prometheus, and the table with its load for `streamvs list`.
+//! `/metrics` for Prometheus, and the table with its load and
+//! its reasons for `streamvs list` and `streamvs explain`.
 //!
 //! Comes in: the published [`Plan`], whose statistics the traffic path counts in atomics, a
 //! [`Health`] and [`NodeMetrics`] which the node keeps. Goes out: HTTP answers. Nothing here
@@ -7,14 +8,17 @@
 //!
 //! ```text
 //!            0.0.0.0:10256   /healthz /livez                          kube-proxy's contract
-//!  Server -- 127.0.0.1:10249 /metrics /proxyMode /healthz /livez
-//!            admin.sock      /services /metrics /healthz /livez       root only
+//!  Server -- 127.0.0.1:10249 /metrics /proxyMode /healthz /livez /configz /flagz /statusz
+//!            admin.sock      /services /explain /metrics /healthz /livez   root only
 //! ```
 
+mod client;
 mod error;
+pub mod explain;
 pub mod health;
 pub mod list;
 pub mod metrics;
+mod pages;
 mod routes;
 mod server;
 #[cfg(test)]
@@ -28,6 +32,7 @@ use streamvs_table::publish::Reader;
 pub use error::Error;
 pub use health::{Health, Moment, NodeState};
 pub use metrics::{NodeMetrics, Refusal, Sync};
+pub use pages::Pages;
 pub use server::{Addresses, Bound, Server};
 
 /// What is shown.
@@ -39,4 +44,6 @@ pub struct Admin {
     pub health: Arc<Health>,
     /// What belongs to no ServicePort.
     pub metrics: Arc<NodeMetrics>,
+    /// What the agent was told to do.
+    pub pages: Reader<Pages>,
 }

@@ -5,7 +5,6 @@
 //! `null`. Totals count since the agent started and the ServicePort, or the endpoint's address in
 //! it, was first seen.
 
-mod client;
 mod text;
 
 use std::net::IpAddr;
@@ -16,7 +15,7 @@ use streamvs_balance::{
 };
 use streamvs_table::{Endpoint, Family, ServicePort};
 
-pub use client::fetch;
+pub use crate::client::fetch;
 pub use text::{Columns, render_text};
 
 /// One ServicePort, both families together.

@@ -3,16 +3,17 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{Path, State};
 use axum::http::header::{CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
-use axum::http::{HeaderName, StatusCode};
+use axum::http::{HeaderMap, HeaderName, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
 use streamvs_balance::Plan;
 use tokio::sync::Semaphore;
 
 use crate::health::{Answer, Moment, Probe};
-use crate::{Admin, list, metrics};
+use crate::pages::{self, Page, Pages};
+use crate::{Admin, explain, list, metrics};
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
@@ -47,6 +48,9 @@ impl Site {
             .route("/proxyMode", any(|| async { plain("streamvs") }))
             .route("/healthz", any(|| async { plain("ok") }))
             .route("/livez", any(livez))
+            .route("/configz", any(configz))
+            .route("/flagz", any(flagz))
+            .route("/statusz", any(statusz))
             .with_state(self.clone())
     }
 
@@ -54,10 +58,15 @@ impl Site {
     pub(crate) fn socket_routes(&self) -> Router {
         Router::new()
             .route("/services", get(services))
+            .route("/explain/{namespace}/{name}", get(explanation))
             .route("/metrics", any(scrape))
             .route("/healthz", any(healthz))
             .route("/livez", any(livez))
             .with_state(self.clone())
+    }
+
+    fn pages(mut self) -> Arc<Pages> {
+        Arc::clone(self.admin.pages.load())
     }
 
     /// Makes a text out of the table in use, on a thread that may take its time.
@@ -103,6 +112,38 @@ async fn services(State(site): State<Site>) -> Result<Response, StatusCode> {
         serde_json::to_string(&list::views(&plan)).expect("views have string keys only")
     });
     Ok((typed(JSON), text.await?).into_response())
+}
+
+async fn explanation(
+    State(site): State<Site>,
+    Path((namespace, name)): Path<(String, String)>,
+) -> Result<Response, StatusCode> {
+    let text = site.walk(move |_, plan| {
+        let explanation = explain::explain(&plan, &namespace, &name);
+        serde_json::to_string(&explanation).expect("explanations have string keys only")
+    });
+    Ok((typed(JSON), text.await?).into_response())
+}
+
+async fn configz(State(site): State<Site>) -> Response {
+    pages::configz(&site.pages()).into_response()
+}
+
+async fn flagz(State(site): State<Site>, headers: HeaderMap) -> Result<Response, StatusCode> {
+    Ok(pages::flagz(&site.pages(), &headers)?.into_response())
+}
+
+async fn statusz(State(site): State<Site>, headers: HeaderMap) -> Result<Response, StatusCode> {
+    Ok(pages::statusz(&site.pages(), &headers, Moment::now().wall)?.into_response())
+}
+
+impl IntoResponse for Page {
+    fn into_response(self) -> Response {
+        match self {
+            Self::Text(text) => (typed(TEXT), text).into_response(),
+            Self::Json(json) => (typed(JSON), json).into_response(),
+        }
+    }
 }
 
 fn plain(text: &'static str) -> Response {

@@ -175,6 +175,7 @@ pub(crate) fn admin(plan: Plan) -> (Admin, Publisher<Plan>) {
         plan: reader,
         health: Arc::new(Health::new(health::DEFAULT_TIMEOUT, NodeState::Untracked)),
         metrics: Arc::new(NodeMetrics::default()),
+        pages: channel(Arc::default()).1,
     };
     (admin, publisher)
 }

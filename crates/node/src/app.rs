@@ -1,9 +1,11 @@
 //! `streamvs run`: starts all stages in order, waits, and stops them in order.
 
+use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use streamvs_admin::{Admin, Health, NodeMetrics, NodeState, Server};
+use streamvs_admin::{Admin, Health, Moment, NodeMetrics, NodeState, Pages, Server};
 use streamvs_balance::Plan;
 use streamvs_capture::Capture;
 use streamvs_table::publish;
@@ -14,11 +16,14 @@ use tokio::time::timeout;
 
 use crate::cli::RunOptions;
 use crate::config;
-use crate::control::{Publication, Rules};
+use crate::control::{Plans, Publication, Rules};
 use crate::error::Error;
+use crate::invocation::{Notice, Settings};
+use crate::oom;
 use crate::privileges;
 use crate::programming::Programming;
-use crate::telemetry;
+use crate::reload::Reload;
+use crate::telemetry::{self, Verbosity};
 use crate::workers::{self, Workers};
 
 /// From the closed gate to the closed listener: connections that were captured just before are
@@ -26,9 +31,17 @@ use crate::workers::{self, Workers};
 const GATE_SETTLES: Duration = Duration::from_millis(100);
 
 /// Runs the agent until it is told to stop.
-pub(crate) fn run(options: RunOptions) -> Result<(), Error> {
-    telemetry::init(&options.log);
-    control_runtime()?.block_on(serve(options))
+pub(crate) fn run(
+    options: RunOptions,
+    notices: &[Notice],
+    settings: Settings,
+) -> Result<(), Error> {
+    let verbosity = telemetry::init(&options.log);
+    for notice in notices {
+        tracing::warn!("{notice}");
+    }
+    oom::adjust(options.oom_score_adj);
+    control_runtime()?.block_on(serve(options, settings, verbosity))
 }
 
 /// Everything but the data path runs on one thread of its own, so that neither a scrape nor a
@@ -37,12 +50,15 @@ pub(crate) fn control_runtime() -> Result<tokio::runtime::Runtime, Error> {
     tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Runtime)
 }
 
-async fn serve(options: RunOptions) -> Result<(), Error> {
+async fn serve(options: RunOptions, settings: Settings, verbosity: Verbosity) -> Result<(), Error> {
     let mut signals = Signals::new()?;
     let node_name = config::node_name(&options)?;
+    let manifests = config::manifests(&options, Arc::clone(&node_name)).ok_or(Error::NoSource)?;
+    let directory = manifests.dir.clone();
     tracing::info!(node = %node_name, version = env!("CARGO_PKG_VERSION"), "starting");
 
-    let health = Arc::new(Health::new(options.iptables_sync_period * 2, NodeState::Untracked));
+    let sync_period = config::sync_period(&options);
+    let health = Arc::new(Health::new(sync_period * 2, NodeState::Untracked));
     let metrics = Arc::new(NodeMetrics::default());
     let programming = Arc::new(Programming::new(Arc::clone(&metrics)));
     let server = Server::bind(config::admin_addresses(&options)).await.map_err(Error::Admin)?;
@@ -52,7 +68,8 @@ async fn serve(options: RunOptions) -> Result<(), Error> {
     let listeners = streamvs_accept::bind(port, config::worker_count(&options))
         .map_err(|source| Error::Listen { port, source })?;
     // All that takes more is open by now, and there is no other thread yet.
-    privileges::give_up([options.manifests.as_path()])?;
+    let named = [&options.manifests, &options.config];
+    privileges::give_up(named.into_iter().flatten().map(PathBuf::as_path))?;
     let (publisher, plan) = publish::channel(Arc::new(Plan::empty()));
     let (drain, draining) = watch::channel(false);
     let shared = workers::Shared {
@@ -67,7 +84,7 @@ async fn serve(options: RunOptions) -> Result<(), Error> {
     let rules = Rules {
         config: config::capture(&options),
         desired: desired_changed,
-        sync_period: options.iptables_sync_period,
+        sync_period,
         health: Arc::clone(&health),
         metrics: Arc::clone(&metrics),
         programming: Arc::clone(&programming),
@@ -75,32 +92,43 @@ async fn serve(options: RunOptions) -> Result<(), Error> {
     let (stop_rules, rules_stopped) = oneshot::channel();
     let mut rules = tokio::spawn(rules.run(rules_stopped));
 
+    let plans = Rc::new(Plans::new(publisher, options.ipvs_scheduler));
     let publication = Publication {
-        plan: publisher,
-        scheduler: options.ipvs_scheduler,
+        plans: Rc::clone(&plans),
         desired,
         health: Arc::clone(&health),
         metrics: Arc::clone(&metrics),
         programming,
     };
-    let manifests = config::manifests(&options, node_name);
     let watching = streamvs_watch::manifests(manifests, |snapshot, changes| {
         publication.publish(snapshot, &changes);
     });
 
+    let pages = Pages {
+        configuration: settings.configuration.clone(),
+        flags: settings.flags.clone(),
+        started: Moment::now().wall,
+    };
+    let (pages_publisher, pages) = publish::channel(Arc::new(pages));
+    let arguments = std::env::args_os().collect();
+    let mut reload = Reload { arguments, settings, plans, verbosity, pages: pages_publisher };
     let (stop_admin, mut admin_stopped) = watch::channel(false);
-    let admin = tokio::spawn(server.serve(Admin { plan, health, metrics }, async move {
+    let admin = tokio::spawn(server.serve(Admin { plan, health, metrics, pages }, async move {
         // A sender that is gone stops it too.
         let _ = admin_stopped.wait_for(|stop| *stop).await;
     }));
 
-    let failed = tokio::select! {
-        () = signals.stop() => None,
-        Err(source) = watching => {
-            Some(Error::Watch { directory: options.manifests.clone(), source })
+    tokio::pin!(watching);
+    let failed = loop {
+        tokio::select! {
+            asked = signals.next() => match asked {
+                Asked::Stop => break None,
+                Asked::Reload => reload.run(),
+            },
+            Err(source) = &mut watching => break Some(Error::Watch { directory, source }),
+            ended = &mut rules => break Some(rules_failure(ended)),
+            () = workers.one_ended() => break Some(Error::WorkerLost),
         }
-        ended = &mut rules => Some(rules_failure(ended)),
-        () = workers.one_ended() => Some(Error::WorkerLost),
     };
     match &failed {
         Some(error) => tracing::error!(error = %error, "stopping because of this"),
@@ -154,10 +182,11 @@ fn gate_closed(ended: RulesEnd) -> Option<Capture> {
     ended.ok().and_then(Result::ok).flatten()
 }
 
-/// SIGTERM and SIGINT.
+/// SIGTERM, SIGINT and SIGHUP.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
 }
 
 impl Signals {
@@ -165,14 +194,32 @@ impl Signals {
         Ok(Self {
             terminate: signal(SignalKind::terminate()).map_err(Error::Signals)?,
             interrupt: signal(SignalKind::interrupt()).map_err(Error::Signals)?,
+            hangup: signal(SignalKind::hangup()).map_err(Error::Signals)?,
         })
+    }
+
+    /// What the process is asked for next.
+    async fn next(&mut self) -> Asked {
+        tokio::select! {
+            _ = self.terminate.recv() => Asked::Stop,
+            _ = self.interrupt.recv() => Asked::Stop,
+            _ = self.hangup.recv() => Asked::Reload,
+        }
     }
 
     /// Ready when the process is asked to stop.
     async fn stop(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+        while self.next().await != Asked::Stop {
+            tracing::warn!("too late to reload, stopping");
         }
     }
+}
+
+/// What a signal asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    /// Drain and end.
+    Stop,
+    /// Read the configuration again.
+    Reload,
 }

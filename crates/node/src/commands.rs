@@ -3,11 +3,14 @@
 use std::io::Write as _;
 use std::time::Duration;
 
+use streamvs_admin::explain::{self, Explanation};
 use streamvs_admin::list::{self, Columns};
 
 use crate::app::control_runtime;
-use crate::cli::{CleanupOptions, ListOptions, OutputFormat};
+use crate::cli::values::ServiceArgument;
+use crate::cli::{ExplainOptions, ListOptions, LogOptions, OutputFormat, RunOptions};
 use crate::error::Error;
+use crate::invocation::Settings;
 use crate::telemetry;
 
 /// Over this time `--rate` measures.
@@ -37,9 +40,29 @@ async fn listing(options: &ListOptions) -> Result<String, Error> {
     Ok(list::render_text(&services, columns))
 }
 
+/// `streamvs explain`.
+pub(crate) fn explain(options: &ExplainOptions) -> Result<(), Error> {
+    let ServiceArgument { namespace, name } = &options.service;
+    let asking = explain::fetch(&options.admin_socket, namespace, name);
+    let explanation = control_runtime()?.block_on(asking).map_err(Error::Admin)?;
+    let text = match options.output {
+        OutputFormat::Text => explain::render_text(&explanation),
+        OutputFormat::Json => {
+            serde_json::to_string_pretty(&explanation)
+                .map_err(|error| Error::Output(error.into()))?
+                + "\n"
+        }
+    };
+    std::io::stdout().write_all(text.as_bytes()).map_err(Error::Output)?;
+    match explanation {
+        Explanation::Unknown { .. } => Err(Error::UnknownService),
+        Explanation::Served { .. } | Explanation::Unserved { .. } => Ok(()),
+    }
+}
+
 /// `streamvs cleanup`.
-pub(crate) fn cleanup(options: &CleanupOptions) -> Result<(), Error> {
-    telemetry::init(&options.log);
+pub(crate) fn cleanup(log: &LogOptions) -> Result<(), Error> {
+    telemetry::init(log);
     let removed =
         control_runtime()?.block_on(streamvs_capture::cleanup()).map_err(Error::Capture)?;
     let mut output = std::io::stdout().lock();
@@ -50,4 +73,18 @@ pub(crate) fn cleanup(options: &CleanupOptions) -> Result<(), Error> {
         writeln!(output, "nothing to remove").map_err(Error::Output)?;
     }
     Ok(())
+}
+
+/// `streamvs run` with `--write-config-to` or `--init-only`.
+pub(crate) fn instead_of_run(options: &RunOptions, settings: &Settings) -> Result<(), Error> {
+    if let Some(path) = &options.write_config_to {
+        let yaml = serde_saphyr::to_string(&settings.configuration)
+            .expect("a mapping of texts and numbers is YAML");
+        return std::fs::write(path, yaml)
+            .map_err(|source| Error::WriteConfig { path: path.clone(), source });
+    }
+    // kube-proxy sets kernel limits here that its service mode then cannot set.
+    let text = "nothing to set up: streamvs needs its capabilities (NET_ADMIN, NET_RAW) for as \
+                long as it runs, and none before\n";
+    std::io::stdout().write_all(text.as_bytes()).map_err(Error::Output)
 }

@@ -1,5 +1,6 @@
 //! From what was asked on the command line to what each stage is given.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -11,22 +12,33 @@ use streamvs_relay::Options;
 use streamvs_relay::connect::DialOptions;
 use streamvs_relay::h2::Engine;
 
+use crate::cli::values::{BindAddress, MAX_SYNC_PERIOD};
 use crate::cli::{CaptureMode, Http2Engine, IptablesBackend, RunOptions};
 use crate::error::Error;
 
 /// A bit that neither kube-proxy nor the common network plugins use.
 const DEFAULT_MARK: u32 = 0x1;
 
+/// kube-proxy's port of health pages.
+const HEALTHZ_PORT: u16 = 10256;
+
+/// kube-proxy's port of metrics.
+const METRICS_PORT: u16 = 10249;
+
 /// kube-proxy's rule: the override, else the host name, trimmed and in lower case.
 pub(crate) fn node_name(options: &RunOptions) -> Result<Arc<str>, Error> {
-    let name = match &options.hostname_override {
-        Some(name) => name.clone(),
+    let name = match options.hostname_override.as_deref().filter(|name| !name.trim().is_empty()) {
+        Some(name) => name.to_owned(),
         None => nix::unistd::gethostname()
             .map_err(|error| Error::HostName(error.into()))?
             .to_string_lossy()
             .into_owned(),
     };
     Ok(name.trim().to_lowercase().into())
+}
+
+pub(crate) fn sync_period(options: &RunOptions) -> Duration {
+    options.iptables_sync_period.min(MAX_SYNC_PERIOD)
 }
 
 pub(crate) fn worker_count(options: &RunOptions) -> usize {
@@ -72,26 +84,53 @@ pub(crate) fn capture(options: &RunOptions) -> Option<streamvs_capture::Config> 
     }
 }
 
+/// None: there is no source of Services.
 pub(crate) fn manifests(
     options: &RunOptions,
     node_name: Arc<str>,
-) -> streamvs_watch::ManifestsConfig {
-    streamvs_watch::ManifestsConfig {
-        dir: options.manifests.clone(),
+) -> Option<streamvs_watch::ManifestsConfig> {
+    Some(streamvs_watch::ManifestsConfig {
+        dir: options.manifests.clone()?,
         resolver: streamvs_resolve::Config {
             node_name,
             service_proxy_name: options.service_proxy_name.as_deref().map(Into::into),
         },
-    }
+    })
 }
 
+/// kube-proxy's rules: all addresses for health and loopback for metrics, of the family of
+/// `--bind-address`; of the deprecated ports 0 is nowhere, and another counts where the address
+/// has none.
 pub(crate) fn admin_addresses(options: &RunOptions) -> Addresses {
+    let is_v6 = options.bind_address.is_some_and(|address| address.is_ipv6());
+    let (any, loopback): (IpAddr, IpAddr) = if is_v6 {
+        (Ipv6Addr::UNSPECIFIED.into(), Ipv6Addr::LOCALHOST.into())
+    } else {
+        (Ipv4Addr::UNSPECIFIED.into(), Ipv4Addr::LOCALHOST.into())
+    };
     Addresses {
-        healthz: Some(options.healthz_bind_address),
-        metrics: Some(options.metrics_bind_address),
+        healthz: listen_at(options.healthz_bind_address, any, options.healthz_port, HEALTHZ_PORT),
+        metrics: listen_at(
+            options.metrics_bind_address,
+            loopback,
+            options.metrics_port,
+            METRICS_PORT,
+        ),
         socket: Some(options.admin_socket.clone()),
         bind_hard_fail: options.bind_address_hard_fail,
     }
+}
+
+fn listen_at(
+    address: Option<BindAddress>,
+    usual: IpAddr,
+    port: Option<u16>,
+    usual_port: u16,
+) -> Option<SocketAddr> {
+    if port == Some(0) {
+        return None;
+    }
+    address.unwrap_or(BindAddress::At(usual, None)).or_port(port.unwrap_or(usual_port))
 }
 
 pub(crate) fn count_refusals(metrics: &Arc<NodeMetrics>) -> OnRefused {
@@ -104,4 +143,36 @@ pub(crate) fn count_refusals(metrics: &Arc<NodeMetrics>) -> OnRefused {
             RefusalReason::Limit => Refusal::Limit,
         });
     })
+}
+
+#[cfg(test)]
+mod tests {
+    //! Aim: addresses come out as kube-proxy would have them.
+
+    use crate::cli::Command;
+    use crate::invocation;
+
+    #[test]
+    fn addresses_and_deprecated_ports_come_out_as_kube_proxys() {
+        for (flags, healthz, metrics) in [
+            ("", "0.0.0.0:10256", "127.0.0.1:10249"),
+            ("--bind-address=::", "[::]:10256", "[::1]:10249"),
+            ("--healthz-port=0 --metrics-port=0", "", ""),
+            ("--healthz-port=7 --metrics-bind-address=10.0.0.1:9", "0.0.0.0:7", "10.0.0.1:9"),
+            ("--healthz-bind-address=10.0.0.1 --healthz-port=7", "10.0.0.1:7", "127.0.0.1:10249"),
+            ("--metrics-bind-address=", "0.0.0.0:10256", ""),
+            ("--healthz-bind-address=1.2.3.4:5 --healthz-port=7", "1.2.3.4:5", "127.0.0.1:10249"),
+        ] {
+            let line = format!("streamvs run --manifests m {flags}");
+            let arguments = line.split_whitespace().map(Into::into).collect();
+            let command = invocation::read(arguments).expect("is accepted").command;
+            let Command::Run(options) = command else { panic!("is run") };
+            let addresses = super::admin_addresses(&options);
+            let shown = |address: Option<std::net::SocketAddr>| {
+                address.map_or(String::new(), |address| address.to_string())
+            };
+            let found = (shown(addresses.healthz), shown(addresses.metrics));
+            assert_eq!(found, (healthz.to_owned(), metrics.to_owned()), "{flags}");
+        }
+    }
 }

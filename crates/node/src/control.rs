@@ -8,6 +8,8 @@
 //!
 //! Traffic first: a Service is known to the workers before the kernel sends them its connections.
 
+use std::cell::Cell;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -25,10 +27,36 @@ use crate::programming::Programming;
 /// How long a failed change of rules waits before it is tried again.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
+/// The plan, which new tables change, and new defaults: one after the other, on one thread.
+pub(crate) struct Plans {
+    publisher: Publisher<Plan>,
+    scheduler: Cell<SchedulerName>,
+}
+
+impl Plans {
+    pub(crate) fn new(publisher: Publisher<Plan>, scheduler: SchedulerName) -> Self {
+        Self { publisher, scheduler: Cell::new(scheduler) }
+    }
+
+    /// Gives the Services that ask for no scheduler another one.
+    pub(crate) fn set_scheduler(&self, scheduler: SchedulerName) {
+        self.scheduler.set(scheduler);
+        let snapshot = Arc::clone(self.publisher.current().snapshot());
+        self.publish(snapshot, Instant::now());
+    }
+
+    fn publish(&self, snapshot: Arc<Snapshot>, now: Instant) {
+        let (plan, notices) = self.publisher.current().next(snapshot, self.scheduler.get(), now);
+        self.publisher.publish(Arc::new(plan));
+        for notice in notices {
+            tracing::warn!("{notice}");
+        }
+    }
+}
+
 /// The single writer of the table.
 pub(crate) struct Publication {
-    pub(crate) plan: Publisher<Plan>,
-    pub(crate) scheduler: SchedulerName,
+    pub(crate) plans: Rc<Plans>,
     pub(crate) desired: watch::Sender<Option<Arc<Desired>>>,
     pub(crate) health: Arc<Health>,
     pub(crate) metrics: Arc<NodeMetrics>,
@@ -44,14 +72,8 @@ impl Publication {
             self.health.queued(family, Moment::now());
         }
         let snapshot = Arc::new(snapshot);
-        let (plan, notices) =
-            self.plan.current().next(Arc::clone(&snapshot), self.scheduler, started);
-        let plan = Arc::new(plan);
-        self.plan.publish(Arc::clone(&plan));
+        self.plans.publish(Arc::clone(&snapshot), started);
         self.metrics.table_swapped(started.elapsed());
-        for notice in notices {
-            tracing::warn!("{notice}");
-        }
         tracing::info!(
             generation = snapshot.generation(),
             service_port_count = snapshot.services().len(),

@@ -23,10 +23,16 @@ pub(crate) enum Error {
     Capture(streamvs_capture::Error),
     /// The manifests cannot be watched.
     Watch { directory: PathBuf, source: streamvs_watch::Error },
+    /// There is nowhere to learn Services from.
+    NoSource,
+    /// The configuration cannot be written down.
+    WriteConfig { path: PathBuf, source: io::Error },
     /// An admin server failed, or the agent's socket does not answer.
     Admin(streamvs_admin::Error),
     /// Standard output is closed.
     Output(io::Error),
+    /// The Service asked about is not there.
+    UnknownService,
     /// A data path thread ended by itself.
     WorkerLost,
     /// The task that keeps the rules ended by itself.
@@ -37,7 +43,7 @@ impl Error {
     /// 1: failed at run time. 2 is wrong usage or configuration.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
-            Self::Watch { .. } => 2,
+            Self::Watch { .. } | Self::NoSource => 2,
             _ => 1,
         }
     }
@@ -58,8 +64,13 @@ impl fmt::Display for Error {
             Self::Watch { directory, source } => {
                 write!(f, "cannot watch {}: {source}", directory.display())
             }
+            Self::NoSource => f.write_str("--manifests is needed"),
+            Self::WriteConfig { path, source } => {
+                write!(f, "cannot write {}: {source}", path.display())
+            }
             Self::Admin(source) => write!(f, "{source}"),
             Self::Output(source) => write!(f, "cannot write: {source}"),
+            Self::UnknownService => f.write_str("there is no such Service"),
             Self::WorkerLost => f.write_str("a data path thread has ended"),
             Self::RulesLost => f.write_str("the keeper of the capture rules has ended"),
         }
@@ -74,12 +85,13 @@ impl std::error::Error for Error {
             | Self::Listen { source, .. }
             | Self::Signals(source)
             | Self::NoNewPrivileges(source)
+            | Self::WriteConfig { source, .. }
             | Self::Output(source) => Some(source),
             Self::Privileges(source) => Some(source),
             Self::Capture(source) => Some(source),
             Self::Watch { source, .. } => Some(source),
             Self::Admin(source) => Some(source),
-            Self::WorkerLost | Self::RulesLost => None,
+            Self::NoSource | Self::UnknownService | Self::WorkerLost | Self::RulesLost => None,
         }
     }
 }

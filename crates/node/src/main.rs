@@ -1,8 +1,9 @@
 //! `streamvs`: a node's Service proxy that balances gRPC by stream.
 //!
 //! This crate wires the stages and is the only place that knows all of them:
-//! `cli` says what may be asked, `app` starts and stops everything, `control` turns each new
-//! table into what traffic and kernel see, `workers` runs the data path.
+//! `invocation` reads the command line (`cli`) and kube-proxy's configuration file (`kube_proxy`),
+//! `app` starts and stops everything, `control` turns each new table into what traffic and kernel
+//! see, `workers` runs the data path.
 
 mod app;
 mod cli;
@@ -10,16 +11,19 @@ mod commands;
 mod config;
 mod control;
 mod error;
+mod invocation;
+mod kube_proxy;
+mod oom;
 mod privileges;
 mod programming;
+mod reload;
 mod telemetry;
 mod workers;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
-use crate::cli::{Cli, Command};
+use crate::cli::Command;
+use crate::invocation::{Invocation, Refusal};
 
 // The data path allocates on one thread and frees on the same, which suits its per-thread heaps:
 // see docs/decisions for the figures.
@@ -27,12 +31,25 @@ use crate::cli::{Cli, Command};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    // Wrong usage ends here with exit code 2 and the reason.
-    let cli = Cli::parse();
-    let done = match cli.command {
-        Command::Run(options) => app::run(*options),
+    let invocation = match invocation::read(std::env::args_os().collect()) {
+        Ok(invocation) => invocation,
+        // Wrong usage ends here with exit code 2 and the reason, help with 0.
+        Err(Refusal::Usage(error)) => error.exit(),
+        Err(Refusal::File(fault)) => {
+            eprintln!("streamvs: {fault}");
+            return ExitCode::from(2);
+        }
+    };
+    let Invocation { command, notices, settings } = invocation;
+    let done = match command {
+        Command::Run(options) if options.write_config_to.is_some() || options.init_only => {
+            commands::instead_of_run(&options, &settings)
+        }
+        Command::Run(options) if options.cleanup => commands::cleanup(&options.log),
+        Command::Run(options) => app::run(*options, &notices, settings),
         Command::List(options) => commands::list(&options),
-        Command::Cleanup(options) => commands::cleanup(&options),
+        Command::Explain(options) => commands::explain(&options),
+        Command::Cleanup(options) => commands::cleanup(&options.log),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -10,8 +10,11 @@
 //! - `guard`: the listener cannot be abused, and nothing is captured twice.
 //! - `lifecycle`: start, stop, crash, cleaning up, wrong files.
 //! - `privileges`: what a taken-over agent could not do.
+//! - `face`: kube-proxy's configuration file and pages.
 //! - `peers`: programs nobody here wrote.
 
+#[cfg(test)]
+mod face;
 #[cfg(test)]
 mod guard;
 #[cfg(test)]

@@ -206,6 +206,11 @@ impl Agent {
         &self.socket
     }
 
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        self.process.signal(signal);
+    }
+
     /// Asks it to stop, without waiting.
     pub fn terminate(&self) {
         self.process.signal(Signal::SIGTERM);

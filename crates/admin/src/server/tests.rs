@@ -399,3 +399,21 @@ async fn a_stop_ends_all_doors_also_those_not_open_yet() {
     assert!(!path.exists());
     drop(idle);
 }
+
+#[tokio::test]
+async fn pages_of_the_configuration_are_on_the_metrics_port_only() {
+    let served = Served::tcp().await;
+    let metrics = served.bound.metrics.unwrap();
+    for (path, kind) in [
+        ("/configz", "application/json"),
+        ("/flagz", "text/plain; charset=utf-8"),
+        ("/statusz", "text/plain; charset=utf-8"),
+    ] {
+        let reply = ask(metrics, "GET", path).await;
+        assert_eq!(reply.status, 200, "{reply:?}");
+        assert_eq!(reply.header("content-type"), Some(kind), "{reply:?}");
+        assert_eq!(ask(served.healthz(), "GET", path).await.status, 404);
+    }
+    assert_eq!(ask(metrics, "GET", "/debug/pprof/").await.status, 404);
+    served.stop().await;
+}

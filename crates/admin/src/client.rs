@@ -11,8 +11,9 @@ use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
-use super::ServiceView;
 use crate::Error;
+use crate::explain::Explanation;
+use crate::list::ServiceView;
 
 /// The longest answer read: 250,000 endpoints at 500 bytes each, four times over.
 const LONGEST_ANSWER: usize = 512 << 20;
@@ -31,7 +32,22 @@ pub async fn fetch(socket: &Path) -> Result<Vec<ServiceView>, Error> {
         .map_err(|source| Error::BadAnswer { path: socket.to_owned(), source })
 }
 
-async fn get(socket: &Path, target: &'static str) -> Result<Bytes, Error> {
+/// Asks the agent behind the socket about a Service.
+///
+/// # Errors
+///
+/// As [`fetch`].
+///
+/// # Panics
+///
+/// A name that is no part of a URL: the caller has looked.
+pub async fn explanation(socket: &Path, namespace: &str, name: &str) -> Result<Explanation, Error> {
+    let body = get(socket, &format!("/explain/{namespace}/{name}")).await?;
+    serde_json::from_slice(&body)
+        .map_err(|source| Error::BadAnswer { path: socket.to_owned(), source })
+}
+
+async fn get(socket: &Path, target: &str) -> Result<Bytes, Error> {
     let path = || PathBuf::from(socket);
     match timeout(TIMEOUT, exchange(socket, target)).await {
         Ok(answer) => answer,
@@ -39,7 +55,7 @@ async fn get(socket: &Path, target: &'static str) -> Result<Bytes, Error> {
     }
 }
 
-async fn exchange(socket: &Path, target: &'static str) -> Result<Bytes, Error> {
+async fn exchange(socket: &Path, target: &str) -> Result<Bytes, Error> {
     let path = || socket.to_owned();
     let broken = |source| Error::BrokenAnswer { path: path(), source };
     let connected = UnixStream::connect(socket).await;
@@ -49,7 +65,7 @@ async fn exchange(socket: &Path, target: &'static str) -> Result<Bytes, Error> {
     let request = Request::get(target)
         .header(header::HOST, "localhost")
         .body(Body::empty())
-        .expect("a constant path and header make a request");
+        .expect("a path of plain names and a constant header make a request");
     let answer = async {
         let response = sender.send_request(request).await.map_err(broken)?;
         let status = response.status();

@@ -1,0 +1,274 @@
+//! `streamvs explain`: why a Service is served as it is from this node, endpoint by endpoint, with
+//! the rule that says so.
+//!
+//! Nothing is decided here: `resolve` decided and left its reasons in the table. The JSON is a
+//! contract as `list`'s is: fields are added, never renamed or left out.
+
+mod rules;
+mod text;
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use streamvs_balance::{Plan, SchedulerName, VirtualServer};
+use streamvs_table::{Disposition, Endpoint, Family, Protocol, ServiceName, ServicePort};
+
+pub use crate::client::explanation as fetch;
+pub use text::render_text;
+
+/// Most names suggested for one that is not there.
+const MAX_NEAR: usize = 5;
+
+/// How alike two names must be to be suggested, from 0 (nothing in common) to 1 (equal): one
+/// letter wrong in a short name passes, another word does not.
+const NEAR: f64 = 0.8;
+
+/// What there is to say of a Service.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "outcome", rename_all = "camelCase")]
+pub enum Explanation {
+    /// This agent serves it.
+    Served {
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+        /// Sorted by name and protocol.
+        ports: Vec<PortView>,
+    },
+    /// It is known and not served.
+    Unserved {
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+        /// Why.
+        reason: String,
+    },
+    /// There is no such Service, as far as this agent can see.
+    Unknown {
+        /// The namespace asked for.
+        namespace: String,
+        /// The name asked for.
+        name: String,
+        /// `namespace/name` of Services with names like it, the most alike first.
+        near: Vec<String>,
+    },
+}
+
+/// One ServicePort.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PortView {
+    /// Its name; empty where it has none.
+    pub port: String,
+    /// Its number.
+    pub service_port: u16,
+    /// `TCP`, `UDP` or `SCTP`.
+    pub protocol: String,
+    /// The scheduler in force; none where the kernel balances.
+    pub scheduler: Option<String>,
+    /// What the annotation `streamvs.io/scheduler` asks for.
+    pub asked_scheduler: Option<String>,
+    /// `auto`, `h2c` or `tcp`.
+    pub protocol_hint: String,
+    /// Who said so.
+    pub protocol_hint_source: String,
+    /// `sessionAffinity: ClientIP` and its timeout in seconds.
+    pub affinity_seconds: Option<u64>,
+    /// `Cluster` or `Local`.
+    pub internal_traffic_policy: String,
+    /// Those in which it has a ClusterIP.
+    pub families: Vec<FamilyView>,
+    /// What else somebody who wonders should know.
+    pub notes: Vec<String>,
+    /// IPv4 first, each family by address.
+    pub endpoints: Vec<EndpointReason>,
+}
+
+/// What happens to new connections of a family.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FamilyView {
+    /// `IPv4` or `IPv6`.
+    pub family: String,
+    /// The address.
+    #[serde(rename = "clusterIP")]
+    pub cluster_ip: IpAddr,
+    /// `balance`, `reject` or `drop`.
+    pub disposition: String,
+    /// Why.
+    pub reason: String,
+    /// What the endpoints' hints came to.
+    pub topology: String,
+}
+
+/// One endpoint, and whether it is used.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EndpointReason {
+    /// Where it is.
+    pub address: SocketAddr,
+    /// The node it runs on, where known.
+    pub node: Option<String>,
+    /// Its zone, where known.
+    pub zone: Option<String>,
+    /// The EndpointSlice's condition.
+    pub ready: bool,
+    /// The EndpointSlice's condition.
+    pub serving: bool,
+    /// The EndpointSlice's condition.
+    pub terminating: bool,
+    /// Share of new traffic.
+    pub weight: u16,
+    /// New connections and streams go there from this node.
+    pub used: bool,
+    /// Why, or why not.
+    pub reason: String,
+    /// The field and the KEP that say so.
+    pub rule: String,
+}
+
+/// Explains a Service by the plan in force.
+pub fn explain(plan: &Plan, namespace: &str, name: &str) -> Explanation {
+    let wanted = ServiceName::new(namespace, name);
+    let (namespace, name) = (namespace.to_owned(), name.to_owned());
+    let services = plan.snapshot().services();
+    let from = services.partition_point(|service| service.name.service < wanted);
+    let of_it = services[from..].iter().take_while(|service| service.name.service == wanted);
+    let ports: Vec<_> = of_it.map(|service| port_view(plan, service)).collect();
+    if !ports.is_empty() {
+        return Explanation::Served { namespace, name, ports };
+    }
+    match plan.snapshot().unserved().get(&wanted) {
+        Some(reason) => Explanation::Unserved { namespace, name, reason: reason.to_string() },
+        None => Explanation::Unknown { namespace, name, near: near(plan, &wanted) },
+    }
+}
+
+fn port_view(plan: &Plan, service: &Arc<ServicePort>) -> PortView {
+    let servers = Family::BOTH.map(|family| plan.get(&service.name, family).map(AsRef::as_ref));
+    let scheduler = servers.iter().flatten().next().map(|server| server.scheduler());
+    let in_family = |family| {
+        let cluster_ip = service.cluster_ip(family)?;
+        let disposition = *service.disposition.get(family);
+        Some(FamilyView {
+            family: family.to_string(),
+            cluster_ip,
+            disposition: rules::disposition_name(disposition).to_owned(),
+            reason: disposition_reason(service, family, disposition),
+            topology: rules::topology(*service.reasons.topology.get(family)),
+        })
+    };
+    PortView {
+        port: service.name.port.to_string(),
+        service_port: service.port,
+        protocol: service.name.protocol.to_string(),
+        scheduler: scheduler.map(|scheduler| scheduler.to_string()),
+        asked_scheduler: service.scheduler.as_deref().map(str::to_owned),
+        protocol_hint: rules::hint_name(service.protocol_hint).to_owned(),
+        protocol_hint_source: rules::hint_source(service),
+        affinity_seconds: service.affinity.map(|timeout| timeout.as_secs()),
+        internal_traffic_policy: rules::policy_name(service.internal_policy).to_owned(),
+        families: Family::BOTH.into_iter().filter_map(in_family).collect(),
+        notes: notes(plan, service, scheduler, servers),
+        endpoints: service.endpoints.iter().map(endpoint_reason).collect(),
+    }
+}
+
+fn disposition_reason(service: &ServicePort, family: Family, disposition: Disposition) -> String {
+    let all = service.endpoints(family).count();
+    let used = service.endpoints(family).filter(|endpoint| endpoint.usable()).count();
+    match disposition {
+        Disposition::Balance => format!("{used} of {all} endpoints are used"),
+        Disposition::Reject if all == 0 => "there is no endpoint".to_owned(),
+        Disposition::Reject => format!("none of {all} endpoints can take traffic"),
+        Disposition::Drop => {
+            "internalTrafficPolicy is Local, and only other nodes have endpoints (KEP-2086)"
+                .to_owned()
+        }
+    }
+}
+
+fn endpoint_reason(endpoint: &Endpoint) -> EndpointReason {
+    let (reason, rule) = rules::endpoint(endpoint);
+    EndpointReason {
+        address: endpoint.address,
+        node: endpoint.node.as_deref().map(str::to_owned),
+        zone: endpoint.zone.as_deref().map(str::to_owned),
+        ready: endpoint.ready,
+        serving: endpoint.serving,
+        terminating: endpoint.terminating,
+        weight: endpoint.weight,
+        used: endpoint.usable() && endpoint.weight > 0,
+        reason,
+        rule: rule.to_owned(),
+    }
+}
+
+fn notes(
+    plan: &Plan,
+    service: &ServicePort,
+    scheduler: Option<SchedulerName>,
+    servers: [Option<&VirtualServer>; 2],
+) -> Vec<String> {
+    let mut notes = Vec::new();
+    if service.name.protocol != Protocol::Tcp {
+        notes.push(format!("{} is not carried here, kube-proxy keeps it", service.name.protocol));
+    }
+    if let (Some(asked), Some(in_force)) = (service.scheduler.as_deref(), scheduler) {
+        match asked.parse::<SchedulerName>() {
+            Err(_) => notes.push(format!("no scheduler is called {asked:?}, {in_force} is used")),
+            Ok(name) if name.degenerate() => notes.push(format!(
+                "{name} chooses by the destination, of which a Service has one: rr is used"
+            )),
+            Ok(_) => {}
+        }
+    }
+    if service.affinity.is_some() {
+        notes.push(
+            "sessionAffinity is ClientIP: all connections and streams of a client go to one \
+             endpoint"
+                .to_owned(),
+        );
+    }
+    let tls_h2: u64 = servers.iter().flatten().map(|server| server.stats().tls_h2.get()).sum();
+    if tls_h2 > 0 {
+        notes.push(format!(
+            "{tls_h2} TLS connections offered h2, probably gRPC: what is encrypted is balanced by \
+             connection"
+        ));
+    }
+    for &cluster_ip in &service.cluster_ips {
+        let owner = plan.snapshot().lookup(cluster_ip, service.port, service.name.protocol);
+        if let Some(owner) = owner.filter(|owner| owner.name != service.name) {
+            let port = service.port;
+            notes
+                .push(format!("{cluster_ip} port {port} is {}'s, which claims it too", owner.name));
+        }
+    }
+    notes
+}
+
+/// Services whose name is like the wanted one, or is the same in another namespace.
+fn near(plan: &Plan, wanted: &ServiceName) -> Vec<String> {
+    let services = plan.snapshot().services();
+    let mut names: Vec<&ServiceName> =
+        services.iter().map(|service| &service.name.service).collect();
+    names.dedup();
+    names.extend(plan.snapshot().unserved().keys());
+    let likeness = |name: &ServiceName| {
+        let of_name = strsim::jaro_winkler(&name.name, &wanted.name);
+        let of_namespace = strsim::jaro_winkler(&name.namespace, &wanted.namespace);
+        // The name says more; the namespace decides between equals.
+        (of_name >= NEAR).then_some(of_name + of_namespace / 10.0)
+    };
+    let mut near: Vec<_> =
+        names.into_iter().filter_map(|name| Some((likeness(name)?, name))).collect();
+    near.sort_by(|a, b| b.0.total_cmp(&a.0).then_with(|| a.1.cmp(b.1)));
+    near.into_iter().take(MAX_NEAR).map(|(_, name)| name.to_string()).collect()
+}
+
+#[cfg(test)]
+mod tests;

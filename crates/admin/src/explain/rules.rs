@@ -1,0 +1,88 @@
+//! The rules in words, each with the field and the KEP it comes from.
+
+use streamvs_table::{
+    Disposition, Endpoint, HintSource, ProtocolHint, ServicePort, TopologyOutcome, TrafficPolicy,
+    Usability,
+};
+
+/// Why an endpoint is used or not, and what says so.
+pub(super) fn endpoint(endpoint: &Endpoint) -> (String, &'static str) {
+    if endpoint.usable() && endpoint.weight == 0 {
+        return ("its weight is 0".to_owned(), "annotation streamvs.io/weight");
+    }
+    let not_ready = || match (endpoint.terminating, endpoint.serving) {
+        (true, false) => "terminating, and no longer serving".to_owned(),
+        _ => "not ready".to_owned(),
+    };
+    match endpoint.usability {
+        Usability::NotReady => (not_ready(), "conditions.ready, KEP-1669"),
+        usability => (usability.to_string(), source(usability)),
+    }
+}
+
+fn source(usability: Usability) -> &'static str {
+    match usability {
+        Usability::Ready => "conditions.ready, KEP-752",
+        Usability::SameNode | Usability::HintedToOtherNode => "hints.forNodes, KEP-3015",
+        Usability::SameZone | Usability::HintedToOtherZone => "hints.forZones, KEP-2433",
+        Usability::TerminatingFallback => "conditions.serving and terminating, KEP-1669",
+        Usability::NotReady | Usability::Terminating => "conditions.terminating, KEP-1669",
+        Usability::NotLocal => "spec.internalTrafficPolicy, KEP-2086",
+    }
+}
+
+pub(super) fn topology(outcome: TopologyOutcome) -> String {
+    match outcome {
+        TopologyOutcome::NoHints => "no ready endpoint has a hint that is asked for".to_owned(),
+        TopologyOutcome::SameNode => "endpoints hinted to this node are used (KEP-3015)".to_owned(),
+        TopologyOutcome::SameZone => {
+            "endpoints hinted to this node's zone are used (KEP-2433)".to_owned()
+        }
+        TopologyOutcome::Incomplete { without_hint } => {
+            format!("hints are ignored, as {without_hint} has none (KEP-2433)")
+        }
+        TopologyOutcome::NodeWithoutZone => {
+            "hints are ignored, as this node has no label topology.kubernetes.io/zone".to_owned()
+        }
+        TopologyOutcome::NoneForThisNode => {
+            "hints are ignored, as none names this node or its zone (KEP-2433)".to_owned()
+        }
+    }
+}
+
+pub(super) fn disposition_name(disposition: Disposition) -> &'static str {
+    match disposition {
+        Disposition::Balance => "balance",
+        Disposition::Reject => "reject",
+        Disposition::Drop => "drop",
+    }
+}
+
+pub(super) fn policy_name(policy: TrafficPolicy) -> &'static str {
+    match policy {
+        TrafficPolicy::Cluster => "Cluster",
+        TrafficPolicy::Local => "Local",
+    }
+}
+
+pub(super) fn hint_name(hint: ProtocolHint) -> &'static str {
+    match hint {
+        ProtocolHint::Auto => "auto",
+        ProtocolHint::H2c => "h2c",
+        ProtocolHint::Tcp => "tcp",
+    }
+}
+
+pub(super) fn hint_source(service: &ServicePort) -> String {
+    match service.reasons.protocol_hint {
+        HintSource::Nothing => "nothing says otherwise".to_owned(),
+        HintSource::Annotation => "annotation streamvs.io/protocol".to_owned(),
+        HintSource::AppProtocol => {
+            format!(
+                "appProtocol {} (KEP-3726)",
+                service.app_protocol.as_deref().unwrap_or_default()
+            )
+        }
+        HintSource::PortName => format!("the port's name {}", service.name.port),
+    }
+}

@@ -1,0 +1,178 @@
+//! What may be asked of `streamvs run`, apart from those of kube-proxy's flags that have no effect
+//! here: `kube_proxy::settings` has them.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use ipnet::IpNet;
+use streamvs_balance::SchedulerName;
+
+use super::values::{self, BindAddress};
+use super::{ADMIN_SOCKET, LogOptions};
+
+#[derive(Debug, Args)]
+pub(crate) struct RunOptions {
+    /// Directory of *.yaml, *.yml and *.json files with Services, EndpointSlices and Nodes;
+    /// watched, and live within 100 ms of a change
+    #[arg(long, value_name = "DIR", required_unless_present_any = ["cleanup", "init_only", "write_config_to"])]
+    pub(crate) manifests: Option<PathBuf>,
+
+    /// kube-proxy's configuration file (KubeProxyConfiguration, kubeproxy.config.k8s.io/v1alpha1);
+    /// flags that are given as well win over it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+
+    /// Write the configuration in force to a file, in kube-proxy's form, and end
+    #[arg(long, value_name = "FILE")]
+    pub(crate) write_config_to: Option<PathBuf>,
+
+    /// The same as `streamvs cleanup`
+    #[arg(long, hide = true, value_parser = values::boolean, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
+    pub(crate) cleanup: bool,
+
+    /// End at once: nothing needs to be set up beforehand
+    #[arg(long, hide = true, value_parser = values::boolean, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
+    pub(crate) init_only: bool,
+
+    /// kube-proxy's mode. All are accepted and make no difference but for whose section of the
+    /// configuration file has the sync period: --capture says how traffic gets here
+    #[arg(long, value_enum, hide = true, default_value_t = ProxyMode::Unset)]
+    pub(crate) proxy_mode: ProxyMode,
+
+    /// Scheduler of Services without the annotation streamvs.io/scheduler
+    #[arg(long, value_name = "NAME", default_value = "rr", value_parser = values::scheduler)]
+    pub(crate) ipvs_scheduler: SchedulerName,
+
+    /// This node's name [default: the host name]
+    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
+    pub(crate) hostname_override: Option<String>,
+
+    /// Own only Services labelled service.kubernetes.io/service-proxy-name=NAME
+    /// [default: those without the label]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) service_proxy_name: Option<String>,
+
+    /// How traffic to Services reaches the listener; none leaves that to somebody else
+    #[arg(long, value_enum, default_value_t = CaptureMode::Iptables)]
+    pub(crate) capture: CaptureMode,
+
+    /// Which iptables to use
+    #[arg(long, value_enum, default_value_t = IptablesBackend::Auto)]
+    pub(crate) iptables_backend: IptablesBackend,
+
+    /// How often the kernel's rules are compared with what they should be; more than 30s is 30s
+    #[arg(long, alias = "ipvs-sync-period", value_name = "DURATION", default_value = "30s", value_parser = values::sync_period)]
+    pub(crate) iptables_sync_period: Duration,
+
+    /// Port of the listener that captured connections are redirected to
+    #[arg(long, value_name = "PORT", default_value_t = 15001, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) listen_port: u16,
+
+    /// Mark (SO_MARK) of our own connections to endpoints, by which they are not captured
+    /// [default: 0x1, or none with --capture none]
+    #[arg(long, value_name = "MARK", value_parser = values::mark)]
+    pub(crate) upstream_mark: Option<u32>,
+
+    /// Service address ranges, routed so that host processes reach them on nodes without a
+    /// default route [default: a route for each ClusterIP that has none]
+    #[arg(long, value_name = "CIDR,...", value_delimiter = ',')]
+    pub(crate) service_cidrs: Vec<IpNet>,
+
+    /// Worker threads of the data path [default: one a core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) workers: Option<u16>,
+
+    /// HTTP/2 engine
+    #[arg(long, value_enum, default_value_t = Http2Engine::H2)]
+    pub(crate) http2_engine: Http2Engine,
+
+    /// Close a plain connection without a byte for this long; 0 leaves that to keepalive
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = values::duration)]
+    pub(crate) ipvs_tcp_timeout: Duration,
+
+    /// The same after one side has closed its half
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = values::duration)]
+    pub(crate) ipvs_tcpfin_timeout: Duration,
+
+    /// This node's address, of which only the family counts: it is that of the two defaults below
+    #[arg(long, value_name = "ADDRESS", hide = true)]
+    pub(crate) bind_address: Option<IpAddr>,
+
+    /// Address of /healthz and /livez, empty for none [default: 0.0.0.0:10256]
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = values::bind_address)]
+    pub(crate) healthz_bind_address: Option<BindAddress>,
+
+    /// Address of /metrics, empty for none [default: 127.0.0.1:10249]
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = values::bind_address)]
+    pub(crate) metrics_bind_address: Option<BindAddress>,
+
+    /// Port of /healthz where its address has none; 0 for none
+    #[arg(long, value_name = "PORT", hide = true)]
+    pub(crate) healthz_port: Option<u16>,
+
+    /// Port of /metrics where its address has none; 0 for none
+    #[arg(long, value_name = "PORT", hide = true)]
+    pub(crate) metrics_port: Option<u16>,
+
+    /// Exit when one of these two cannot be bound, instead of trying again every 5 s
+    #[arg(long, value_parser = values::boolean, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
+    pub(crate) bind_address_hard_fail: bool,
+
+    /// How ready the kernel is to kill this process for memory, from -1000 (never) to 1000
+    #[arg(long, value_name = "N", default_value_t = -999, allow_hyphen_values = true, value_parser = clap::value_parser!(i32).range(-1000..=1000))]
+    pub(crate) oom_score_adj: i32,
+
+    /// Unix socket of `streamvs list`
+    #[arg(long, value_name = "PATH", default_value = ADMIN_SOCKET)]
+    pub(crate) admin_socket: PathBuf,
+
+    /// How long connections may take to end after SIGTERM
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = values::duration)]
+    pub(crate) drain_timeout: Duration,
+
+    #[command(flatten)]
+    pub(crate) log: LogOptions,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum CaptureMode {
+    /// ipset and REDIRECT
+    Iptables,
+    /// No rules of ours
+    None,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum IptablesBackend {
+    /// The one this node uses already
+    Auto,
+    /// iptables-nft
+    Nft,
+    /// iptables-legacy
+    Legacy,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Http2Engine {
+    /// Frames carried from one connection to another
+    Switch,
+    /// Two endpoints of the `h2` crate for each stream
+    H2,
+}
+
+/// kube-proxy's modes on Linux.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ProxyMode {
+    /// Empty, which is iptables for kube-proxy.
+    #[default]
+    #[value(name = "")]
+    Unset,
+    /// iptables
+    Iptables,
+    /// ipvs
+    Ipvs,
+    /// nftables
+    Nftables,
+}

@@ -1,0 +1,255 @@
+//! How the values of flags are written. kube-proxy's forms are accepted where the flag is its.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use streamvs_balance::SchedulerName;
+
+/// What a flag or field that takes a duration accepts.
+pub(crate) const DURATION: &str = "a duration such as 500ms, 30s or 1h30m";
+
+/// What a flag or field that takes an address to listen on accepts.
+pub(crate) const BIND_ADDRESS: &str = "an IP address with or without a port, such as 0.0.0.0:10256 \
+                                       or [::]:10256";
+
+/// The most that an audit of kernel rules may be apart: the rules' lease and the health pages
+/// count on it.
+pub(crate) const MAX_SYNC_PERIOD: Duration = Duration::from_secs(30);
+
+/// An address to listen on, or none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BindAddress {
+    /// Written as an empty text: nothing is served.
+    Nowhere,
+    /// There, at its usual port where none is given.
+    At(IpAddr, Option<u16>),
+}
+
+impl BindAddress {
+    /// With the port that is used where none is given.
+    pub(crate) fn or_port(self, port: u16) -> Option<SocketAddr> {
+        match self {
+            Self::Nowhere => None,
+            Self::At(ip, given) => Some(SocketAddr::new(ip, given.unwrap_or(port))),
+        }
+    }
+}
+
+pub(crate) fn bind_address(text: &str) -> Result<BindAddress, String> {
+    if text.is_empty() {
+        return Ok(BindAddress::Nowhere);
+    }
+    if let Ok(address) = text.parse::<SocketAddr>() {
+        return Ok(BindAddress::At(address.ip(), Some(address.port())));
+    }
+    let ip = text.trim_start_matches('[').trim_end_matches(']').parse();
+    ip.map(|ip| BindAddress::At(ip, None)).map_err(|_| format!("{BIND_ADDRESS} is needed"))
+}
+
+/// A Service as people write it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ServiceArgument {
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+}
+
+/// `NAMESPACE/SERVICE`, or `SERVICE` in the namespace `default`. Of the letters that Kubernetes
+/// allows in names.
+pub(crate) fn service_name(text: &str) -> Result<ServiceArgument, String> {
+    let (namespace, name) = text.split_once('/').unwrap_or(("default", text));
+    let is_name = |name: &str| {
+        let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || ".-".contains(c);
+        !name.is_empty() && !name.starts_with('.') && name.chars().all(allowed)
+    };
+    if !is_name(namespace) || !is_name(name) {
+        return Err("a Service's name is needed, as shop/cart or cart".to_owned());
+    }
+    Ok(ServiceArgument { namespace: namespace.to_owned(), name: name.to_owned() })
+}
+
+/// Empty is `rr`, as for kube-proxy.
+pub(crate) fn scheduler(name: &str) -> Result<SchedulerName, String> {
+    if name.is_empty() {
+        return Ok(SchedulerName::default());
+    }
+    name.parse().map_err(|error: streamvs_balance::UnknownScheduler| error.to_string())
+}
+
+pub(crate) fn mark(text: &str) -> Result<u32, String> {
+    let parsed = match text.strip_prefix("0x") {
+        Some(hexadecimal) => u32::from_str_radix(hexadecimal, 16),
+        None => text.parse(),
+    };
+    match parsed {
+        Ok(0) | Err(_) => Err("a number from 1 to 0xffffffff is needed".to_owned()),
+        Ok(mark) => Ok(mark),
+    }
+}
+
+pub(crate) fn sync_period(text: &str) -> Result<Duration, String> {
+    let period = duration(text)?;
+    if period.is_zero() {
+        return Err("more than 0s is needed".to_owned());
+    }
+    Ok(period)
+}
+
+pub(crate) fn level(text: &str) -> Result<tracing::Level, String> {
+    if let Ok(count) = text.parse::<u8>() {
+        return Ok(match count {
+            0..=2 => tracing::Level::INFO,
+            3..=4 => tracing::Level::DEBUG,
+            _ => tracing::Level::TRACE,
+        });
+    }
+    text.parse().map_err(|_| "error, warn, info, debug, trace or a number is needed".to_owned())
+}
+
+/// As Go's `strconv.ParseBool` has it.
+pub(crate) fn boolean(text: &str) -> Result<bool, String> {
+    match text {
+        "1" | "t" | "T" | "true" | "True" | "TRUE" => Ok(true),
+        "0" | "f" | "F" | "false" | "False" | "FALSE" => Ok(false),
+        _ => Err("true or false is needed".to_owned()),
+    }
+}
+
+/// As Go's `time.ParseDuration` has it, but not negative: `1h30m`, `1.5h`, `250ms`, `0`.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    go_duration(text).ok_or_else(|| format!("{DURATION} is needed"))
+}
+
+/// A sum of decimal numbers, each with a unit. None: it is something else, or too long.
+fn go_duration(text: &str) -> Option<Duration> {
+    let mut rest = text.strip_prefix('+').unwrap_or(text);
+    if rest == "0" {
+        return Some(Duration::ZERO);
+    }
+    if rest.is_empty() {
+        return None;
+    }
+    let mut total = Duration::ZERO;
+    while !rest.is_empty() {
+        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let (number, after) = rest.split_at(end);
+        let end = after.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(after.len());
+        let (unit, after) = after.split_at(end);
+        let nanoseconds = match unit {
+            "ns" => 1,
+            "us" | "µs" | "μs" => 1_000,
+            "ms" => 1_000_000,
+            "s" => 1_000_000_000,
+            "m" => 60 * 1_000_000_000,
+            "h" => 3600 * 1_000_000_000,
+            _ => return None,
+        };
+        total = total.checked_add(scaled(number, nanoseconds)?)?;
+        rest = after;
+    }
+    Some(total)
+}
+
+/// A decimal number of units of so many nanoseconds; what is less than one of those is cut off.
+fn scaled(number: &str, unit: u64) -> Option<Duration> {
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    if whole.is_empty() && fraction.is_empty() || fraction.contains('.') {
+        return None;
+    }
+    let whole: u64 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
+    let whole = whole.checked_mul(unit)?;
+    let mut part = 0;
+    let mut digit_worth = unit;
+    for digit in fraction.bytes() {
+        digit_worth /= 10;
+        part += u64::from(digit - b'0') * digit_worth;
+    }
+    Some(Duration::from_nanos(whole.checked_add(part)?))
+}
+
+#[cfg(test)]
+mod tests {
+    //! Aim: values are read as kube-proxy reads them.
+
+    use super::*;
+
+    #[test]
+    fn durations_are_read_as_go_writes_them() {
+        for (text, milliseconds) in [
+            ("0", Some(0)),
+            ("0s", Some(0)),
+            ("30s", Some(30_000)),
+            ("1h30m", Some(5_400_000)),
+            ("24h0m0s", Some(86_400_000)),
+            ("15m0s", Some(900_000)),
+            ("1.5h", Some(5_400_000)),
+            (".5s", Some(500)),
+            ("250ms", Some(250)),
+            ("1s500000µs", Some(1500)),
+            ("+1s", Some(1000)),
+            ("", None),
+            ("30", None),
+            ("-1s", None),
+            ("1 s", None),
+            ("1d", None),
+            ("s", None),
+            (".s", None),
+            ("1..5s", None),
+            ("99999999999999999999h", None),
+            ("5124095576030431h", None),
+        ] {
+            let expected = milliseconds.map(Duration::from_millis);
+            assert_eq!(duration(text).ok(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn an_address_may_come_without_port_or_not_at_all() {
+        for (text, address) in [
+            ("", Some(None)),
+            ("0.0.0.0:10256", Some(Some("0.0.0.0:10256"))),
+            ("127.0.0.1", Some(Some("127.0.0.1:7"))),
+            ("[::]:80", Some(Some("[::]:80"))),
+            ("::1", Some(Some("[::1]:7"))),
+            ("[::1]", Some(Some("[::1]:7"))),
+            (":10249", None),
+            ("localhost:10249", None),
+            ("0.0.0.0:70000", None),
+        ] {
+            let expected = address.map(|address| address.map(|text| text.parse().unwrap()));
+            assert_eq!(bind_address(text).ok().map(|bind| bind.or_port(7)), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_service_is_named_with_or_without_its_namespace() {
+        for (text, expected) in [
+            ("shop/cart", Some(("shop", "cart"))),
+            ("cart", Some(("default", "cart"))),
+            ("", None),
+            ("/cart", None),
+            ("shop/", None),
+            ("a/b/c", None),
+            ("shop/ca rt", None),
+            ("../cart", None),
+            ("shop/cart?x", None),
+        ] {
+            let found = service_name(text).ok();
+            let found = found.as_ref().map(|found| (&*found.namespace, &*found.name));
+            assert_eq!(found, expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn verbosity_is_a_name_or_kube_proxys_number() {
+        for (text, expected) in [
+            ("0", tracing::Level::INFO),
+            ("2", tracing::Level::INFO),
+            ("4", tracing::Level::DEBUG),
+            ("6", tracing::Level::TRACE),
+            ("warn", tracing::Level::WARN),
+        ] {
+            assert_eq!(level(text), Ok(expected));
+        }
+        assert!(level("loud").is_err());
+    }
+}
