@@ -78,7 +78,7 @@ fn every_optional_object_of_the_chart_renders() {
         "podMonitor.enabled=true",
         "prometheusRule.enabled=true",
         "dashboard.enabled=true",
-        "apiServer.kubeadmConfigMap=true",
+        "kubeProxyConfigMap=true",
         "scheduler=lc",
         "logFormat=json",
         "logLevel=4",
@@ -98,7 +98,9 @@ fn every_optional_object_of_the_chart_renders() {
     let pod = &object("DaemonSet", "streamvs")["spec"]["template"];
     assert_eq!(pod["metadata"]["annotations"]["prometheus.io/port"], "10349");
     let arguments = pod["spec"]["containers"][0]["args"].to_string();
-    for argument in ["--ipvs-scheduler=lc", "--log-format=json", "-v=4", "--kubeconfig="] {
+    for argument in
+        ["--ipvs-scheduler=lc", "--log-format=json", "-v=4", "--config=", "--kubeconfig="]
+    {
         assert!(arguments.contains(argument), "{argument} in {arguments}");
     }
 }

@@ -1,6 +1,7 @@
 //! What `deploy/` asks of a cluster and of the program, held against both.
 //!
 //! - `manifests`: each file parses; the rights, the privileges, the times that must fit.
+//! - `flags`: the command lines that are given to the program are understood by it.
 //! - `chart`: the chart's values, its schema and the kustomize overlays say the same.
 //! - `metrics`: dashboard and alerts ask for metrics that there are.
 //!
@@ -10,6 +11,8 @@
 mod chart;
 #[cfg(test)]
 mod files;
+#[cfg(test)]
+mod flags;
 #[cfg(test)]
 mod manifests;
 #[cfg(test)]
