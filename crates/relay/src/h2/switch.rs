@@ -63,6 +63,9 @@ mod response;
 mod state;
 mod tick;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::VecDeque;
 use std::fmt;
 use std::net::SocketAddr;

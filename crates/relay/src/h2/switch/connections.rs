@@ -99,7 +99,7 @@ impl Connections {
         let octets = octets.min(connection.output.len());
         connection.output.drain(..octets);
         connection.written += octets as u64;
-        if connection.output.is_empty() {
+        if connection.output.is_empty() && connection.output.capacity() > 0 {
             let mut output = std::mem::take(&mut connection.output);
             if self.spare.len() < limits::SPARE_COUNT {
                 output.shrink_to(limits::SPARE_OCTETS);

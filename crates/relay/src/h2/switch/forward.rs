@@ -183,13 +183,14 @@ impl Switch {
             // It has left for another connection.
             return Turn::Done;
         };
+        let credit = self.connections.get(key).map_or(0, |sink| sink.send_window.available());
+        if !flow.queue.is_empty() && credit == 0 {
+            return Turn::Blocked;
+        }
         let Some(sink) = self.connections.writer(key).filter(|_| side.state.can_send()) else {
             flow.in_ready = false;
             return Turn::Done;
         };
-        if !flow.queue.is_empty() && sink.send_window.available() == 0 {
-            return Turn::Blocked;
-        }
         let (first, second) = flow.queue.as_slices();
         let piece = &first[..first.len().min(limits::DATA_OCTETS)];
         let end = matches!(flow.end, End::Data) && second.is_empty() && piece.len() == first.len();
