@@ -9,9 +9,8 @@ use super::{ENTRY_OVERHEAD_OCTETS, Field, Indexing};
 /// Equal lists share one, so it is a name for its contents as well.
 #[derive(Debug)]
 pub struct HeaderList<T> {
-    entries: Box<[Entry]>,
-    octets: Box<[u8]>,
-    list_octets: usize,
+    entries: Vec<Entry>,
+    octets: Vec<u8>,
     /// Never used again by the translator that made this.
     pub(super) number: u64,
     pub(super) tag: u8,
@@ -31,16 +30,21 @@ impl<T> HeaderList<T> {
 
     /// The list's size as RFC 9113 section 6.5.2 counts it.
     pub fn list_octets(&self) -> usize {
-        self.list_octets
+        self.octets.len() + self.entries.len() * ENTRY_OVERHEAD_OCTETS as usize
     }
 
     /// What it takes in memory, about.
     pub(super) fn memory_octets(&self) -> usize {
-        size_of::<Self>() + self.octets.len() + size_of_val(&*self.entries)
+        size_of::<Self>() + self.octets.capacity() + self.entries.capacity() * size_of::<Entry>()
     }
 
     pub(super) fn is(&self, draft: &Draft, tag: u8) -> bool {
-        self.tag == tag && *self.entries == *draft.entries && *self.octets == *draft.octets
+        self.tag == tag && self.entries == draft.entries && self.octets == draft.octets
+    }
+
+    /// Its memory, for another list.
+    pub(super) fn into_draft(self) -> Draft {
+        Draft { entries: self.entries, octets: self.octets }
     }
 }
 
@@ -80,7 +84,7 @@ impl<'a> Iterator for Fields<'a> {
 
 impl ExactSizeIterator for Fields<'_> {}
 
-/// A list that is being read, in memory that is used again.
+/// A list that is being read, often in the memory of one that is no longer needed.
 #[derive(Debug, Default)]
 pub(super) struct Draft {
     entries: Vec<Entry>,
@@ -88,14 +92,12 @@ pub(super) struct Draft {
 }
 
 impl Draft {
-    /// What is kept of the memory after a large list.
-    const KEPT_OCTETS: usize = 16 * 1024;
+    /// More unused memory than this per used one is given back.
+    const SLACK: usize = 2;
 
     pub(super) fn clear(&mut self) {
         self.entries.clear();
         self.octets.clear();
-        self.entries.shrink_to(Self::KEPT_OCTETS / size_of::<Entry>());
-        self.octets.shrink_to(Self::KEPT_OCTETS);
     }
 
     #[inline]
@@ -119,15 +121,15 @@ impl Draft {
         self.entries.iter().fold(u64::from(tag), |hash, entry| mix(hash, entry.hashes.word()))
     }
 
-    pub(super) fn finish<T>(&self, number: u64, tag: u8, facts: T) -> HeaderList<T> {
-        let list_octets = self.octets.len() + self.entries.len() * ENTRY_OVERHEAD_OCTETS as usize;
-        HeaderList {
-            entries: self.entries.as_slice().into(),
-            octets: self.octets.as_slice().into(),
-            list_octets,
-            number,
-            tag,
-            facts,
+    /// The list as it is now. The draft is left empty and without memory.
+    pub(super) fn finish<T>(&mut self, number: u64, tag: u8, facts: T) -> HeaderList<T> {
+        let Self { mut entries, mut octets } = std::mem::take(self);
+        if entries.capacity() > Self::SLACK * entries.len() {
+            entries.shrink_to_fit();
         }
+        if octets.capacity() > Self::SLACK * octets.len() {
+            octets.shrink_to_fit();
+        }
+        HeaderList { entries, octets, number, tag, facts }
     }
 }

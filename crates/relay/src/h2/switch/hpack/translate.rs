@@ -31,6 +31,7 @@ use super::{Decoder, Encoder, Error, Fields, HeaderList};
 const SLOTS: usize = 512;
 const BLOCK_OCTETS: usize = 256;
 const LIST_OCTETS: usize = 2048;
+const SPARE: usize = 8;
 
 /// Reads header lists from decoders and writes them to encoders, and remembers both.
 ///
@@ -42,6 +43,8 @@ pub struct Translator<T> {
     count: u64,
     scratch: Vec<u8>,
     draft: Draft,
+    /// Memory of lists that nobody has any more.
+    spare: Vec<Draft>,
     blocks: Box<[Block<T>]>,
     lists: Box<[Option<Rc<HeaderList<T>>>]>,
     outputs: Box<[Output]>,
@@ -69,6 +72,7 @@ impl<T> Translator<T> {
             count: 0,
             scratch: Vec::new(),
             draft: Draft::default(),
+            spare: Vec::new(),
             blocks: (0..SLOTS).map(block).collect(),
             lists: (0..SLOTS).map(|_| None).collect(),
             outputs: vec![Output::default(); SLOTS].into(),
@@ -111,7 +115,8 @@ impl<T> Translator<T> {
             known.epoch = epoch;
             known.octets.clear();
             known.octets.extend_from_slice(block);
-            known.list = Some(Rc::clone(&list));
+            let before = known.list.replace(Rc::clone(&list));
+            self.salvage(before);
         }
         Ok(list)
     }
@@ -134,11 +139,23 @@ impl<T> Translator<T> {
             return Ok(Rc::clone(list));
         }
         self.count += 1;
-        let list = Rc::new(draft.finish(self.count, tag, facts(draft.fields())));
+        let facts = facts(draft.fields());
+        let list = Rc::new(draft.finish(self.count, tag, facts));
+        self.draft = self.spare.pop().unwrap_or_default();
         if list.memory_octets() <= LIST_OCTETS {
-            self.lists[slot] = Some(Rc::clone(&list));
+            let before = self.lists[slot].replace(Rc::clone(&list));
+            self.salvage(before);
         }
         Ok(list)
+    }
+
+    /// Keeps the memory of a list that was forgotten here and that no stream has either.
+    fn salvage(&mut self, list: Option<Rc<HeaderList<T>>>) {
+        if let Some(list) = list.and_then(Rc::into_inner)
+            && self.spare.len() < SPARE
+        {
+            self.spare.push(list.into_draft());
+        }
     }
 
     /// Appends the list to `out` as a header block for the encoder's peer. The block has to be
