@@ -18,6 +18,8 @@ impl Switch {
             return;
         };
         exchange.phase = Phase::Answering;
+        // What follows uses nobody's credit, least of all that of an endpoint which is lost.
+        exchange.response.source = None;
         let side = &mut exchange.down;
         if !side.state.can_send() {
             return;
