@@ -5,7 +5,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 use streamvs_balance::Choice;
 use streamvs_detect::Prefixed;
-use streamvs_relay::connect::Dialled;
+use streamvs_relay::connect::{Dialled, share};
 use streamvs_relay::h2::switch::driver;
 use streamvs_relay::h2::{self, Engine};
 use streamvs_relay::{Route, Worker};
@@ -58,6 +58,7 @@ async fn pool_upstream(
         }),
         Upstream::Connected(Dialled { socket, choice, .. }) => {
             if pool.wants(choice.address()) {
+                share(&socket, worker.dial_options());
                 let socket = Prefixed::new(from_endpoint, socket);
                 pool.adopt(choice.address(), socket).await;
             }

@@ -28,8 +28,8 @@ impl Listener {
 /// connections over them (SO_REUSEPORT), so that each stays on the worker that accepted it.
 ///
 /// REDIRECT sends a connection to the address of the interface it came in by, so that all
-/// addresses are needed; `capture` keeps strangers out. Accepted sockets inherit TCP_NODELAY,
-/// keepalive and TCP_USER_TIMEOUT, which costs no system call for each.
+/// addresses are needed; `capture` keeps strangers out. Accepted sockets inherit TCP_NODELAY
+/// and keepalive, which costs no system call for each.
 ///
 /// # Errors
 /// The port is taken, or sockets are forbidden. Without IPv6 in the kernel, IPv4 alone is bound.
@@ -76,7 +76,6 @@ fn listen(socket: &Socket, address: SocketAddr) -> io::Result<()> {
     let keepalive = Duration::from_secs(30);
     options
         .set_tcp_keepalive(&TcpKeepalive::new().with_time(keepalive).with_interval(keepalive))?;
-    options.set_tcp_user_timeout(Some(Duration::from_secs(60)))?;
     socket.bind(&address.into())?;
     socket.listen(limits::BACKLOG as i32)
 }

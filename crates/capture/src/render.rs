@@ -90,7 +90,9 @@ fn line(text: &mut String, line: &str) {
 
 /// `INPUT -m comment --comment streamvs -j STREAMVS-INPUT`
 fn written_jump(jump: Jump) -> String {
-    format!("{} -m comment --comment streamvs -j {}", jump.hook.as_str(), jump.chain.as_str())
+    let (hook, chain) = (jump.hook.as_str(), jump.chain.as_str());
+    let condition = if jump.only_new() { " -m conntrack --ctstate NEW" } else { "" };
+    format!("{hook}{condition} -m comment --comment streamvs -j {chain}")
 }
 
 fn written(ruleset: &Ruleset, chain: Chain, rule: &Rule) -> String {

@@ -61,7 +61,8 @@ pub(crate) enum Chain {
     Input,
     /// From FORWARD: [`Chain::Refuse`], and no looping over `lo`.
     Forward,
-    /// From OUTPUT, and from the two above: Services without usable endpoints.
+    /// From OUTPUT, and from the two above: Services without usable endpoints. Only the first
+    /// packet of a connection comes here.
     Refuse,
     /// From PREROUTING and OUTPUT: sends service connections to the listener.
     Capture,
@@ -95,6 +96,13 @@ pub(crate) const CHAIN_PREFIX: &str = "STREAMVS-";
 pub(crate) struct Jump {
     pub(crate) hook: Hook,
     pub(crate) chain: Chain,
+}
+
+impl Jump {
+    /// Only the first packet of a connection takes it: later ones cost this one test.
+    pub(crate) fn only_new(self) -> bool {
+        self.chain == Chain::Refuse
+    }
 }
 
 const JUMPS: [Jump; 5] = [
@@ -188,7 +196,7 @@ impl Ruleset {
     /// The rules of one chain, in order.
     pub(crate) fn rules(&self, chain: Chain) -> Vec<Rule> {
         use Condition::{
-            Destination, In, LeavesByLoopback, New, Opening, Port, Tcp, Translated, WithoutMark,
+            Destination, In, LeavesByLoopback, Opening, Port, Tcp, Translated, WithoutMark,
         };
         let port = self.listen_port;
         let listener = listener(self.family);
@@ -221,17 +229,17 @@ impl Ruleset {
             ],
             Chain::Refuse => vec![
                 Rule {
-                    when: vec![Tcp, New, In(Purpose::Reject)],
+                    when: vec![Tcp, In(Purpose::Reject)],
                     verdict: Verdict::Reset,
                     comment: "streamvs service has no endpoints",
                 },
                 Rule {
-                    when: vec![New, In(Purpose::Reject)],
+                    when: vec![In(Purpose::Reject)],
                     verdict: Verdict::PortUnreachable,
                     comment: "streamvs service has no endpoints",
                 },
                 Rule {
-                    when: vec![New, In(Purpose::Drop)],
+                    when: vec![In(Purpose::Drop)],
                     verdict: Verdict::Drop,
                     comment: "streamvs service has no local endpoints",
                 },
@@ -246,7 +254,11 @@ impl Ruleset {
 }
 
 fn call(chain: Chain) -> Rule {
-    Rule { when: Vec::new(), verdict: Verdict::Call(chain), comment: "streamvs refused services" }
+    Rule {
+        when: vec![Condition::New],
+        verdict: Verdict::Call(chain),
+        comment: "streamvs refused services",
+    }
 }
 
 #[cfg(test)]

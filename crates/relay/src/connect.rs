@@ -27,7 +27,7 @@ pub struct DialOptions {
     pub timeout: Duration,
     /// Idle time before keepalive probes, and the time between them.
     pub keepalive: Duration,
-    /// TCP_USER_TIMEOUT: how long sent bytes may stay unacknowledged.
+    /// TCP_USER_TIMEOUT of connections that streams share, see [`share`].
     pub user_timeout: Duration,
 }
 
@@ -90,7 +90,6 @@ fn begin(address: SocketAddr, options: &DialOptions) -> io::Result<TcpStream> {
     socket.set_tcp_keepalive(
         &TcpKeepalive::new().with_time(options.keepalive).with_interval(options.keepalive),
     )?;
-    socket.set_tcp_user_timeout(Some(options.user_timeout))?;
     match socket.connect(&address.into()) {
         Err(error) if error.raw_os_error() != Some(Errno::EINPROGRESS as i32) => Err(error),
         _ => TcpStream::from_std(socket.into()),
@@ -244,6 +243,16 @@ impl fmt::Debug for Dialler {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Dialler").field("tried", &self.tried).finish_non_exhaustive()
     }
+}
+
+/// Prepares a connection that many streams will share: an endpoint that acknowledges nothing for
+/// [`DialOptions::user_timeout`] fails it, or streams would go on being sent into the void.
+///
+/// Not for plain connections: the kernel counts a receiver that has closed its window as one that
+/// acknowledges nothing (tcp(7)), and would cut off every client or endpoint that pauses.
+pub fn share(socket: &TcpStream, options: &DialOptions) {
+    // Fails where the socket is gone already.
+    let _ = SockRef::from(socket).set_tcp_user_timeout(Some(options.user_timeout));
 }
 
 /// Makes the kernel answer with a reset instead of a FIN when `socket` is dropped.

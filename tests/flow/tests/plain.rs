@@ -277,3 +277,26 @@ async fn protocol_tcp_is_never_taken_apart() {
     client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
     assert_eq!(read_some(&mut upstream, 24).await, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
 }
+
+/// TCP_USER_TIMEOUT would take a receiver that has closed its window for a dead one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_endpoint_that_pauses_longer_than_the_user_timeout_is_waited_for() {
+    const OCTETS: usize = 32 * 1024 * 1024;
+    let (listener, address) = endpoint().await;
+    let dial = DialOptions { user_timeout: Duration::from_millis(200), ..DialOptions::default() };
+    let (http2_engine, idle_timeout, half_close_timeout) = (Engine::default(), None, None);
+    let options = Options { http2_engine, dial, idle_timeout, half_close_timeout };
+    let node = Node::start_with(&[address], SchedulerName::Rr, options);
+    let (mut client, mut upstream) = pair(&node, &listener).await;
+    let sent = tokio::spawn(async move {
+        client.write_all(&vec![7; OCTETS]).await.unwrap();
+        client.shutdown().await.unwrap();
+        client
+    });
+    // Several probes of the closed window.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let mut received = Vec::new();
+    upstream.read_to_end(&mut received).await.expect("the connection is still there");
+    assert_eq!(received.len(), OCTETS);
+    sent.await.unwrap();
+}

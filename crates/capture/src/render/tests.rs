@@ -22,15 +22,15 @@ fn ipv4_rules_are_written_so() {
 :STREAMVS-REFUSE - [0:0]
 -I INPUT 1 -m comment --comment streamvs -j STREAMVS-INPUT
 -I FORWARD 1 -m comment --comment streamvs -j STREAMVS-FORWARD
--I OUTPUT 1 -m comment --comment streamvs -j STREAMVS-REFUSE
+-I OUTPUT 1 -m conntrack --ctstate NEW -m comment --comment streamvs -j STREAMVS-REFUSE
 -A STREAMVS-INPUT -d 169.254.83.86/32 -p tcp -m tcp --dport 15001 -m conntrack --ctstate DNAT -m comment --comment \"streamvs captured connection\" -j ACCEPT
 -A STREAMVS-INPUT -p tcp -m tcp --dport 15001 --tcp-flags FIN,SYN,RST,ACK SYN -m comment --comment \"streamvs listener dialled directly\" -j REJECT --reject-with tcp-reset
--A STREAMVS-INPUT -m comment --comment \"streamvs refused services\" -j STREAMVS-REFUSE
--A STREAMVS-FORWARD -m comment --comment \"streamvs refused services\" -j STREAMVS-REFUSE
+-A STREAMVS-INPUT -m conntrack --ctstate NEW -m comment --comment \"streamvs refused services\" -j STREAMVS-REFUSE
+-A STREAMVS-FORWARD -m conntrack --ctstate NEW -m comment --comment \"streamvs refused services\" -j STREAMVS-REFUSE
 -A STREAMVS-FORWARD -o lo -m comment --comment \"streamvs no such service\" -j REJECT --reject-with icmp-net-unreachable
--A STREAMVS-REFUSE -p tcp -m conntrack --ctstate NEW -m set --match-set streamvs-reject4 dst,dst -m comment --comment \"streamvs service has no endpoints\" -j REJECT --reject-with tcp-reset
--A STREAMVS-REFUSE -m conntrack --ctstate NEW -m set --match-set streamvs-reject4 dst,dst -m comment --comment \"streamvs service has no endpoints\" -j REJECT --reject-with icmp-port-unreachable
--A STREAMVS-REFUSE -m conntrack --ctstate NEW -m set --match-set streamvs-drop4 dst,dst -m comment --comment \"streamvs service has no local endpoints\" -j DROP
+-A STREAMVS-REFUSE -p tcp -m set --match-set streamvs-reject4 dst,dst -m comment --comment \"streamvs service has no endpoints\" -j REJECT --reject-with tcp-reset
+-A STREAMVS-REFUSE -m set --match-set streamvs-reject4 dst,dst -m comment --comment \"streamvs service has no endpoints\" -j REJECT --reject-with icmp-port-unreachable
+-A STREAMVS-REFUSE -m set --match-set streamvs-drop4 dst,dst -m comment --comment \"streamvs service has no local endpoints\" -j DROP
 COMMIT
 *nat
 :STREAMVS-CAPTURE - [0:0]

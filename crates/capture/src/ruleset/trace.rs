@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use streamvs_table::Protocol;
 
-use super::{Chain, Condition, Hook, Rule, Ruleset, Table, Verdict};
+use super::{Chain, Condition, Hook, Jump, Rule, Ruleset, Table, Verdict};
 use crate::sets::{Contents, Purpose, SetName};
 
 /// The first packet of a connection, or a later one.
@@ -91,7 +91,8 @@ impl Tracer<'_> {
     }
 
     fn hook(&self, table: Table, hook: Hook, state: &Walk) -> Option<Verdict> {
-        let mut chains = table.jumps().filter(|jump| jump.hook == hook).map(|jump| jump.chain);
+        let taken = |jump: &Jump| jump.hook == hook && (state.packet.new || !jump.only_new());
+        let mut chains = table.jumps().filter(taken).map(|jump| jump.chain);
         chains.find_map(|chain| self.chain(chain, state, &mut BTreeSet::new()))
     }
 

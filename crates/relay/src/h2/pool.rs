@@ -18,7 +18,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use crate::connect::{DialError, DialOptions, dial};
+use crate::connect::{DialError, DialOptions, dial, share};
 use crate::h2::lease::Lease;
 use crate::h2::settings;
 
@@ -109,7 +109,7 @@ impl Pool {
             let dialling = endpoint.dialling.borrow().clone();
             let dialling = match dialling {
                 Some(dialling) => dialling,
-                None => start_dial(address, &endpoint, dial(address, self.dial)),
+                None => start_dial(address, &endpoint, self.dial, dial(address, self.dial)),
             };
             dialling.wait().await?;
         }
@@ -128,7 +128,7 @@ impl Pool {
     where
         F: Future<Output = Result<TcpStream, DialError>> + 'static,
     {
-        start_dial(address, &self.endpoint(address), dial);
+        start_dial(address, &self.endpoint(address), self.dial, dial);
     }
 
     /// Takes over a socket that was dialled before the protocol was known. It must replay what
@@ -163,7 +163,12 @@ impl Pool {
 }
 
 /// Runs `dial` and puts what it yields into the pool.
-fn start_dial<F>(address: SocketAddr, endpoint: &Rc<EndpointPool>, dial: F) -> Rc<Dialling>
+fn start_dial<F>(
+    address: SocketAddr,
+    endpoint: &Rc<EndpointPool>,
+    options: DialOptions,
+    dial: F,
+) -> Rc<Dialling>
 where
     F: Future<Output = Result<TcpStream, DialError>> + 'static,
 {
@@ -172,7 +177,11 @@ where
     let (endpoint, result) = (Rc::clone(endpoint), Rc::clone(&dialling));
     // Ends by itself: the dial has a deadline.
     tokio::task::spawn_local(async move {
-        let outcome = async { open(&endpoint, address, dial.await?).await };
+        let outcome = async {
+            let socket = dial.await?;
+            share(&socket, &options);
+            open(&endpoint, address, socket).await
+        };
         if let Err(error) = outcome.await {
             *result.failure.borrow_mut() = Some(Rc::new(error));
         }

@@ -32,7 +32,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use super::{ConnectionKey, Event, ExchangeKey, Over, Switch};
-use crate::connect::{DialError, dial};
+use crate::connect::{DialError, dial, share};
 use crate::h2::{Drain, Error, Outcome};
 use crate::worker::{Route, Worker};
 use link::{Client, Link};
@@ -167,6 +167,7 @@ async fn connected(
     early: Bytes,
     socket: TcpStream,
 ) {
+    share(&socket, worker.dial_options());
     let ended = link::relay(&worker, key, early, socket, None).await;
     match (ended.over, ended.error) {
         (Some(Over::Failed(code)), _) => {
