@@ -78,8 +78,10 @@ pub struct Resolver {
     told: FxHashMap<ObjectName, Vec<Notice>>,
     /// The conflicts of the last table: who claimed what in vain, and who has it.
     told_conflicts: FxHashMap<(IpAddr, u16, ServicePortName), ServicePortName>,
-    /// The table made last; generation 0 before the first.
+    /// The table made last, or the one that is followed; generation 0 before the first.
     last: Snapshot,
+    /// A table was made.
+    made: bool,
 }
 
 /// All that is known under one Service name. Slices may be there before their Service, or
@@ -106,6 +108,15 @@ impl Resolver {
             told: FxHashMap::default(),
             told_conflicts: FxHashMap::default(),
             last: Snapshot::default(),
+            made: false,
+        }
+    }
+
+    /// Makes the first table the successor of one that was made elsewhere, of which nothing else
+    /// is taken over: generations go on counting up. Without effect once a table was made.
+    pub fn follow(&mut self, last: Snapshot) {
+        if !self.made {
+            self.last = last;
         }
     }
 
@@ -144,7 +155,7 @@ impl Resolver {
     /// Only Services touched since the last call are computed anew. The notices are conflicts
     /// that the table before did not have.
     pub fn resolve(&mut self) -> Option<(Snapshot, Vec<Notice>)> {
-        let mut changed = self.last.generation() == 0
+        let mut changed = !std::mem::replace(&mut self.made, true)
             || !std::ptr::eq(self.last.unserved(), Arc::as_ptr(&self.unserved));
         for name in std::mem::take(&mut self.touched) {
             changed |= self.rebuild(&name);

@@ -4,9 +4,11 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 /// One address and port behind a ServicePort, with the conditions its EndpointSlice gave it and
 /// what `resolve` made of them.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Endpoint {
     /// Where to connect. The port is the slice's, so that named target ports may differ per pod.
     pub address: SocketAddr,
@@ -40,7 +42,7 @@ impl Endpoint {
 ///
 /// Source: KEP-1669 (terminating endpoints), KEP-2086 (internalTrafficPolicy), KEP-2433, 4444 and
 /// 3015 (hints).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Usability {
     /// Used: it is ready.
     Ready,

@@ -5,10 +5,12 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::PerFamily;
 
 /// What decided over a ServicePort and is not to be seen in its other fields.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reasons {
     /// Where [`protocol_hint`](crate::ServicePort::protocol_hint) is from.
     pub protocol_hint: HintSource,
@@ -17,7 +19,7 @@ pub struct Reasons {
 }
 
 /// Which part of a Service said what its port speaks.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum HintSource {
     /// None did.
     #[default]
@@ -31,7 +33,7 @@ pub enum HintSource {
 }
 
 /// What the hints of one family's ready endpoints came to on this node (KEP-2433, 4444, 3015).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum TopologyOutcome {
     /// No ready endpoint has a hint, or hints are not asked for (internalTrafficPolicy Local).
     #[default]

@@ -4,10 +4,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{Endpoint, Family, Reasons, ServicePortName};
 
 /// One port of a Service, resolved for this node.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServicePort {
     /// Namespace, Service, port name and protocol.
     pub name: ServicePortName,
@@ -48,7 +50,7 @@ impl ServicePort {
 }
 
 /// What was said about the protocol spoken on a port.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ProtocolHint {
     /// Nothing: detect it, dialling at once.
     #[default]
@@ -60,7 +62,7 @@ pub enum ProtocolHint {
 }
 
 /// `spec.internalTrafficPolicy`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum TrafficPolicy {
     /// All endpoints.
     #[default]
@@ -70,7 +72,7 @@ pub enum TrafficPolicy {
 }
 
 /// What happens to a new connection to a ServicePort.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Disposition {
     /// At least one endpoint is usable: capture it.
     Balance,
@@ -82,7 +84,7 @@ pub enum Disposition {
 }
 
 /// A value for each IP family.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct PerFamily<T> {
     /// For IPv4.
     pub v4: T,
