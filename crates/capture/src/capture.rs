@@ -121,9 +121,9 @@ impl Capture {
     /// A program failed or a route could not be added, also after everything was looked over and
     /// mended once. The next `update` or [`Capture::audit`] tries again.
     pub async fn update(&mut self, desired: &Desired) -> Result<(), Error> {
-        let routed = self.addresses();
+        let routed = (self.addresses(), self.ranges());
         self.desired = desired.clone();
-        if self.addresses() != routed {
+        if (self.addresses(), self.ranges()) != routed {
             self.settle_routes().await?;
         }
         let want = self.wanted();
@@ -185,6 +185,10 @@ impl Capture {
         self.families.iter().flat_map(|family| self.desired.addresses(*family)).collect()
     }
 
+    fn ranges(&self) -> BTreeSet<IpNet> {
+        self.config.service_cidrs.iter().chain(&self.desired.ranges).copied().collect()
+    }
+
     fn wanted(&self) -> Contents {
         sets::wanted(&self.desired, &self.families, self.gate_open)
     }
@@ -232,7 +236,7 @@ impl Capture {
     async fn settle_routes(&self) -> Result<Vec<IpNet>, Error> {
         link::settle(&link::Wanted {
             families: &self.families,
-            ranges: &self.config.service_cidrs,
+            ranges: self.ranges(),
             addresses: self.addresses(),
         })
         .await

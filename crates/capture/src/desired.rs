@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use streamvs_table::{Disposition, Family, Protocol, Snapshot};
 
 /// Which service addresses are captured, refused and dropped. Pure data; endpoints are no part of
@@ -19,11 +20,13 @@ pub struct Desired {
     /// (ClusterIP, port, protocol) whose endpoints all run elsewhere under the Local policy:
     /// dropped in silence.
     pub drop: BTreeSet<(IpAddr, u16, Protocol)>,
+    /// Service ranges of the cluster that were learnt while running, besides those configured.
+    pub ranges: BTreeSet<IpNet>,
 }
 
 impl Desired {
     /// What a snapshot asks for: balanced TCP is captured, balanced UDP and SCTP are left alone,
-    /// and the other dispositions hold for every protocol.
+    /// and the other dispositions hold for every protocol. It knows no ranges.
     ///
     /// Addresses that no packet can have as destination (unspecified address, port 0) are left
     /// out: the kernel's sets refuse them, and one bad manifest must not stop all the others.
@@ -133,6 +136,7 @@ mod tests {
                 ]
                 .into(),
                 drop: [(ip("10.96.0.3"), 80, Protocol::Tcp)].into(),
+                ranges: BTreeSet::new(),
             }
         );
         assert_eq!(desired.addresses(Family::V6), [ip("fd00:96::1"), ip("fd00:96::4")].into());

@@ -62,8 +62,8 @@ struct Tables {
 #[derive(Debug)]
 pub(crate) struct Wanted<'a> {
     pub(crate) families: &'a [Family],
-    /// The configured service ranges.
-    pub(crate) ranges: &'a [IpNet],
+    /// The service ranges, where known.
+    pub(crate) ranges: BTreeSet<IpNet>,
     /// Service addresses; those outside the ranges are looked after one by one.
     pub(crate) addresses: BTreeSet<IpAddr>,
 }
@@ -297,7 +297,7 @@ mod tests {
         let parse = |text: &str| text.parse::<IpNet>().expect("a network");
         let wanted = Wanted {
             families: &Family::BOTH,
-            ranges: &[parse("10.96.0.7/12"), parse("fd00:96::/108")],
+            ranges: [parse("10.96.0.7/12"), parse("fd00:96::/108")].into(),
             addresses: ["10.96.0.1", "10.200.0.1", "fd00:96::1", "fd00:97::1"]
                 .map(|text| text.parse().expect("an address"))
                 .into(),

@@ -30,6 +30,7 @@ impl Given {
             capture: [(ip(1), 80)].into(),
             reject: [(ip(2), 80, Protocol::Tcp), (ip(2), 53, Protocol::Udp)].into(),
             drop: [(ip(3), 80, Protocol::Tcp), (ip(3), 53, Protocol::Udp)].into(),
+            ..Desired::default()
         };
         let sets = sets::wanted(&desired, &[family], true);
         Self { ruleset: Ruleset { family, listen_port: PORT, mark: MARK }, sets, base }

@@ -45,6 +45,7 @@ fn closed_gate_empties_capture_and_nothing_else() {
         capture: [(element("10.96.0.1,tcp:80").0, 80)].into(),
         reject: [element("fd00:96::1,udp:53")].into(),
         drop: [element("10.96.0.2,tcp:80")].into(),
+        ..Desired::default()
     };
     let open = wanted(&desired, &Family::BOTH, true);
     assert_eq!(open.len(), 6);
