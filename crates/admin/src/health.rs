@@ -78,6 +78,31 @@ impl NodeState {
     }
 }
 
+/// Where the knowledge in the table is from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TableSource {
+    /// Files.
+    Manifests,
+    /// The API server.
+    Api,
+    /// The state file, as the API server did not answer yet.
+    State,
+}
+
+impl TableSource {
+    /// All, in the order of declaration.
+    pub const ALL: [Self; 3] = [Self::Manifests, Self::Api, Self::State];
+
+    /// As the label `source` and the field `tableSource` show it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Manifests => "manifests",
+            Self::Api => "api",
+            Self::State => "state",
+        }
+    }
+}
+
 /// Which of the two questions is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Probe {
@@ -129,6 +154,7 @@ struct Freshness {
 struct State {
     families: PerFamily<Freshness>,
     node: NodeState,
+    source: Option<TableSource>,
 }
 
 /// Freshness of both families and the node's eligibility. Shared by reference; each call takes a
@@ -146,7 +172,7 @@ impl Health {
     pub fn new(timeout: Duration, node: NodeState) -> Self {
         Self {
             timeout,
-            state: Mutex::new(State { families: PerFamily::default(), node }),
+            state: Mutex::new(State { families: PerFamily::default(), node, source: None }),
             healthz: Answers::default(),
             livez: Answers::default(),
         }
@@ -172,6 +198,16 @@ impl Health {
     /// known state stays.
     pub fn set_node(&self, node: NodeState) {
         self.state().node = node;
+    }
+
+    /// A table from there is in use now.
+    pub fn set_table_source(&self, source: TableSource) {
+        self.state().source = Some(source);
+    }
+
+    /// Where the table in use is from; none before the first.
+    pub fn table_source(&self) -> Option<TableSource> {
+        self.state().source
     }
 
     /// When the family's last changes were queued and applied.
@@ -211,6 +247,7 @@ impl Health {
             node_eligible: None,
             healthy: true,
             status: BTreeMap::new(),
+            table_source: state.source.map(TableSource::as_str),
         };
         for family in Family::BOTH {
             let freshness = state.families.get(family);
@@ -239,7 +276,7 @@ impl fmt::Debug for Health {
     }
 }
 
-/// kube-proxy's body: names and order are its.
+/// kube-proxy's body: names and order are its. `tableSource` is ours, and last.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Body {
@@ -250,6 +287,8 @@ struct Body {
     healthy: bool,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     status: BTreeMap<&'static str, FamilyBody>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    table_source: Option<&'static str>,
 }
 
 #[derive(Serialize)]

@@ -30,7 +30,7 @@ use streamvs_balance::Plan;
 use streamvs_table::publish::Reader;
 
 pub use error::Error;
-pub use health::{Health, Moment, NodeState};
+pub use health::{Health, Moment, NodeState, TableSource};
 pub use metrics::{NodeMetrics, Refusal, Sync};
 pub use pages::Pages;
 pub use server::{Addresses, Bound, Server};

@@ -8,6 +8,7 @@
 pub mod catalogue;
 mod node;
 mod process;
+mod source;
 mod traffic;
 
 use std::fmt;
@@ -23,6 +24,7 @@ use streamvs_balance::Plan;
 use crate::Health;
 use catalogue::Metric;
 pub use node::{NodeMetrics, Refusal, Sync};
+pub use source::SourceMetrics;
 
 /// The `Content-Type` of [`scrape`]'s text.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";

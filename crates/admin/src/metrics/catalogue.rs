@@ -160,6 +160,34 @@ pub const TABLE_SWAP: Metric = histogram(
     "From a change being learnt to every new connection and stream seeing it.",
 );
 
+/// Where the table's knowledge is from.
+pub const TABLE_SOURCE: Metric = gauge(
+    "streamvs_table_source",
+    &["source"],
+    "1 for where the knowledge in the table in use is from, 0 for the others.",
+);
+
+/// Whether changes arrive.
+pub const WATCH_WORKS: Metric = gauge(
+    "streamvs_watch_works",
+    &["kind"],
+    "1 while changes of this kind of objects arrive from the API server.",
+);
+
+/// Failed requests to the API server.
+pub const WATCH_FAILURES: Metric = counter(
+    "streamvs_watch_failures_total",
+    &["kind"],
+    "Lists and watches of the API server that failed and were tried again.",
+);
+
+/// Writes of the state file.
+pub const STATE_SAVES: Metric = counter(
+    "streamvs_state_saves_total",
+    &["result"],
+    "Times the state file was written, or could not be.",
+);
+
 /// Repaired kernel rules.
 pub const CAPTURE_REPAIRS: Metric = counter(
     "streamvs_capture_repairs_total",
@@ -309,6 +337,10 @@ pub const ALL: &[Metric] = &[
     LAST_STREAM_AFTER_REMOVAL,
     TABLE_GENERATION,
     TABLE_SWAP,
+    TABLE_SOURCE,
+    WATCH_WORKS,
+    WATCH_FAILURES,
+    STATE_SAVES,
     CAPTURE_REPAIRS,
     REFUSED_CONNECTIONS,
     BUILD,

@@ -13,6 +13,7 @@ use prometheus_client::metrics::histogram::{self, exponential_buckets};
 use streamvs_balance::{Counter, Histogram, HistogramSnapshot, Plan};
 use streamvs_table::{Disposition, Family, PerFamily, TrafficPolicy};
 
+use super::source::SourceMetrics;
 use super::{begin, catalogue};
 use crate::Health;
 
@@ -80,6 +81,8 @@ pub struct NodeMetrics {
     network_programming: PerFamily<histogram::Histogram>,
     service_changes: ChangeCounts,
     slice_changes: ChangeCounts,
+    /// What belongs to the source of objects.
+    pub source: SourceMetrics,
 }
 
 impl NodeMetrics {
@@ -146,6 +149,7 @@ impl Default for NodeMetrics {
             }),
             service_changes: ChangeCounts::default(),
             slice_changes: ChangeCounts::default(),
+            source: SourceMetrics::default(),
         }
     }
 }
@@ -189,6 +193,7 @@ impl Collector for Node {
         let HistogramSnapshot { sum_seconds, count, buckets } = metrics.table_swap.snapshot();
         let swap = begin(encoder, &catalogue::TABLE_SWAP)?;
         swap.only().histogram(sum_seconds, count, &buckets)?;
+        metrics.source.encode(health, encoder)?;
         let repairs = metrics.capture_repairs.get();
         begin(encoder, &catalogue::CAPTURE_REPAIRS)?.only().counter(repairs)?;
 

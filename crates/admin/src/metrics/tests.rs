@@ -10,7 +10,7 @@ use streamvs_table::{Family, Protocol, Usability};
 
 use super::*;
 use crate::testing::{admin, endpoint, give, plan, server, service, shop, use_everything};
-use crate::{Admin, Moment};
+use crate::{Admin, Moment, TableSource};
 
 /// One line: metric name as written, labels, value.
 #[derive(Clone, Debug, PartialEq)]
@@ -117,6 +117,9 @@ fn everything_used() -> Admin {
         admin.metrics.refused(reason);
     }
     admin.metrics.table_swapped(Duration::from_micros(50));
+    admin.health.set_table_source(TableSource::Api);
+    admin.metrics.source.watch_works("services");
+    admin.metrics.source.state_saved(true);
     admin.metrics.capture_repaired(2);
     admin
 }
@@ -162,6 +165,35 @@ fn an_unused_table_has_no_series_of_traffic() {
     assert!(of_services.is_empty(), "{of_services:?}");
     assert_eq!(exposition.value("streamvs_table_generation", &[]), Some(7.0));
     assert_eq!(exposition.value("streamvs_capture_repairs_total", &[]), Some(0.0));
+}
+
+#[test]
+fn the_source_in_use_and_broken_watches_are_told() {
+    let (admin, _) = admin(shop());
+    admin.health.set_table_source(TableSource::State);
+    let source = &admin.metrics.source;
+    source.watch_works("nodes");
+    source.watch_failed("nodes");
+    source.watch_failed("services");
+    source.watch_failed("services");
+    source.watch_works("services");
+    source.state_saved(false);
+    let exposition = Exposition::of(&admin);
+    for (name, label, value, wanted) in [
+        ("streamvs_table_source", "source", "manifests", Some(0.0)),
+        ("streamvs_table_source", "source", "api", Some(0.0)),
+        ("streamvs_table_source", "source", "state", Some(1.0)),
+        ("streamvs_watch_works", "kind", "nodes", Some(0.0)),
+        ("streamvs_watch_works", "kind", "services", Some(1.0)),
+        ("streamvs_watch_failures_total", "kind", "nodes", Some(1.0)),
+        ("streamvs_watch_failures_total", "kind", "services", Some(2.0)),
+        ("streamvs_state_saves_total", "result", "failed", Some(1.0)),
+        ("streamvs_state_saves_total", "result", "ok", None),
+    ] {
+        assert_eq!(exposition.value(name, &[(label, value)]), wanted, "{name} {value}");
+    }
+    let answer = admin.health.answer(crate::health::Probe::Livez, Moment::now());
+    assert!(answer.body.ends_with(r#""tableSource":"state"}"#), "{}", answer.body);
 }
 
 #[test]
