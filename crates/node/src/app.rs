@@ -5,9 +5,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use streamvs_admin::{Admin, Health, Moment, NodeMetrics, NodeState, Pages, Server};
+use streamvs_admin::{Admin, Health, Moment, NodeMetrics, NodeState, Pages, Server, TableSource};
 use streamvs_balance::Plan;
 use streamvs_capture::Capture;
+use streamvs_resolve::Changes;
 use streamvs_table::publish;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{oneshot, watch};
@@ -15,7 +16,7 @@ use tokio::task::JoinError;
 use tokio::time::timeout;
 
 use crate::cli::RunOptions;
-use crate::config;
+use crate::config::{self, Source};
 use crate::control::{Plans, Publication, Rules};
 use crate::error::Error;
 use crate::invocation::{Notice, Settings};
@@ -53,12 +54,15 @@ pub(crate) fn control_runtime() -> Result<tokio::runtime::Runtime, Error> {
 async fn serve(options: RunOptions, settings: Settings, verbosity: Verbosity) -> Result<(), Error> {
     let mut signals = Signals::new()?;
     let node_name = config::node_name(&options)?;
-    let manifests = config::manifests(&options, Arc::clone(&node_name)).ok_or(Error::NoSource)?;
-    let directory = manifests.dir.clone();
     tracing::info!(node = %node_name, version = env!("CARGO_PKG_VERSION"), "starting");
 
+    let source = config::source(&options, node_name);
+    let node_state = match source {
+        Source::Manifests(_) => NodeState::Untracked,
+        Source::Kubernetes(_) => NodeState::Absent,
+    };
     let sync_period = config::sync_period(&options);
-    let health = Arc::new(Health::new(sync_period * 2, NodeState::Untracked));
+    let health = Arc::new(Health::new(sync_period * 2, node_state));
     let metrics = Arc::new(NodeMetrics::default());
     let programming = Arc::new(Programming::new(Arc::clone(&metrics)));
     let server = Server::bind(config::admin_addresses(&options)).await.map_err(Error::Admin)?;
@@ -68,7 +72,7 @@ async fn serve(options: RunOptions, settings: Settings, verbosity: Verbosity) ->
     let listeners = streamvs_accept::bind(port, config::worker_count(&options))
         .map_err(|source| Error::Listen { port, source })?;
     // All that takes more is open by now, and there is no other thread yet.
-    let named = [&options.manifests, &options.config];
+    let named = [&options.manifests, &options.config, &options.kubeconfig];
     privileges::give_up(named.into_iter().flatten().map(PathBuf::as_path))?;
     let (publisher, plan) = publish::channel(Arc::new(Plan::empty()));
     let (drain, draining) = watch::channel(false);
@@ -93,16 +97,27 @@ async fn serve(options: RunOptions, settings: Settings, verbosity: Verbosity) ->
     let mut rules = tokio::spawn(rules.run(rules_stopped));
 
     let plans = Rc::new(Plans::new(publisher, options.ipvs_scheduler));
-    let publication = Publication {
+    let mut publication = Publication {
         plans: Rc::clone(&plans),
         desired,
         health: Arc::clone(&health),
         metrics: Arc::clone(&metrics),
         programming,
+        service_cidrs: Vec::new(),
     };
-    let watching = streamvs_watch::manifests(manifests, |snapshot, changes| {
-        publication.publish(snapshot, &changes);
-    });
+    let watching = async {
+        match source {
+            Source::Manifests(config) => {
+                let publish = |snapshot, changes: Changes| {
+                    publication.publish(snapshot, &changes, TableSource::Manifests);
+                };
+                streamvs_watch::manifests(config, publish).await
+            }
+            Source::Kubernetes(config) => {
+                streamvs_watch::kubernetes(config, |update| publication.take(update)).await
+            }
+        }
+    };
 
     let pages = Pages {
         configuration: settings.configuration.clone(),
@@ -125,7 +140,7 @@ async fn serve(options: RunOptions, settings: Settings, verbosity: Verbosity) ->
                 Asked::Stop => break None,
                 Asked::Reload => reload.run(),
             },
-            Err(source) = &mut watching => break Some(Error::Watch { directory, source }),
+            Err(error) = &mut watching => break Some(Error::Watch(error)),
             ended = &mut rules => break Some(rules_failure(ended)),
             () = workers.one_ended() => break Some(Error::WorkerLost),
         }

@@ -13,6 +13,9 @@ pub(crate) use run::{CaptureMode, Http2Engine, IptablesBackend, RunOptions};
 /// Where `run` and `list` meet unless told otherwise.
 const ADMIN_SOCKET: &str = "/run/streamvs/admin.sock";
 
+/// Where `run` keeps the last good table unless told otherwise.
+const STATE_FILE: &str = "/var/lib/streamvs/state";
+
 /// Balances Kubernetes Services on this node: gRPC by stream, all other TCP by connection.
 #[derive(Debug, Parser)]
 #[command(name = "streamvs", version, propagate_version = true, max_term_width = 100)]

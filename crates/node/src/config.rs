@@ -1,6 +1,7 @@
 //! From what was asked on the command line to what each stage is given.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use streamvs_capture::Tools;
 use streamvs_relay::Options;
 use streamvs_relay::connect::DialOptions;
 use streamvs_relay::h2::Engine;
+use streamvs_watch::{Access, KubernetesConfig, ManifestsConfig};
 
 use crate::cli::values::{BindAddress, MAX_SYNC_PERIOD};
 use crate::cli::{CaptureMode, Http2Engine, IptablesBackend, RunOptions};
@@ -84,18 +86,34 @@ pub(crate) fn capture(options: &RunOptions) -> Option<streamvs_capture::Config> 
     }
 }
 
-/// None: there is no source of Services.
-pub(crate) fn manifests(
-    options: &RunOptions,
-    node_name: Arc<str>,
-) -> Option<streamvs_watch::ManifestsConfig> {
-    Some(streamvs_watch::ManifestsConfig {
-        dir: options.manifests.clone()?,
-        resolver: streamvs_resolve::Config {
-            node_name,
-            service_proxy_name: options.service_proxy_name.as_deref().map(Into::into),
-        },
-    })
+/// Where objects are from.
+pub(crate) enum Source {
+    Manifests(ManifestsConfig),
+    Kubernetes(KubernetesConfig),
+}
+
+pub(crate) fn source(options: &RunOptions, node_name: Arc<str>) -> Source {
+    let resolver = streamvs_resolve::Config {
+        node_name,
+        service_proxy_name: options.service_proxy_name.as_deref().map(Into::into),
+    };
+    match &options.manifests {
+        Some(dir) => Source::Manifests(ManifestsConfig { dir: dir.clone(), resolver }),
+        None => Source::Kubernetes(KubernetesConfig {
+            access: Access {
+                kubeconfig: options.kubeconfig.clone().filter(|path| is_given(path)),
+                master: options.master.clone().filter(|url| !url.is_empty()),
+                mark: upstream_mark(options),
+            },
+            resolver,
+            state_file: Some(options.state_file.clone()).filter(|path| is_given(path)),
+        }),
+    }
+}
+
+/// Files of kube-proxy write an empty path for none.
+fn is_given(path: &Path) -> bool {
+    !path.as_os_str().is_empty()
 }
 
 /// kube-proxy's rules: all addresses for health and loopback for metrics, of the family of

@@ -13,12 +13,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use streamvs_admin::{Health, Moment, NodeMetrics, Sync};
+use ipnet::IpNet;
+use streamvs_admin::{Health, Moment, NodeMetrics, NodeState, Sync, TableSource};
 use streamvs_balance::{Plan, SchedulerName};
 use streamvs_capture::{Capture, Desired};
 use streamvs_resolve::Changes;
 use streamvs_table::publish::Publisher;
 use streamvs_table::{Family, Snapshot};
+use streamvs_watch::{NodeStatus, Origin, Update};
 use tokio::sync::{oneshot, watch};
 
 use crate::error::Error;
@@ -61,11 +63,40 @@ pub(crate) struct Publication {
     pub(crate) health: Arc<Health>,
     pub(crate) metrics: Arc<NodeMetrics>,
     pub(crate) programming: Arc<Programming>,
+    /// The service ranges the API server told of.
+    pub(crate) service_cidrs: Vec<IpNet>,
 }
 
 impl Publication {
+    /// Takes in what the API server, or the state file, says.
+    pub(crate) fn take(&mut self, update: Update) {
+        match update {
+            Update::Table { snapshot, changes, origin } => {
+                let source = match origin {
+                    Origin::Server => TableSource::Api,
+                    Origin::State => TableSource::State,
+                };
+                self.publish(snapshot, &changes, source);
+            }
+            Update::Node(NodeStatus::Absent) => self.health.set_node(NodeState::Absent),
+            Update::Node(NodeStatus::Present { deleting, taints }) => {
+                let taints = taints.iter().map(String::as_str);
+                self.health.set_node(NodeState::known(deleting, taints));
+            }
+            Update::ServiceCidrs(ranges) => self.set_service_cidrs(ranges),
+            Update::Watching(kind) => self.metrics.source.watch_works(kind.as_str()),
+            Update::Broken(kind) => self.metrics.source.watch_failed(kind.as_str()),
+            Update::Saved(result) => {
+                self.metrics.source.state_saved(result.is_ok());
+                if let Err(error) = result {
+                    tracing::warn!(%error, "cannot save the state file, trying again later");
+                }
+            }
+        }
+    }
+
     /// Shows a new table to the workers, then tells the kernel's writer.
-    pub(crate) fn publish(&self, snapshot: Snapshot, changes: &Changes) {
+    pub(crate) fn publish(&self, snapshot: Snapshot, changes: &Changes, source: TableSource) {
         let started = Instant::now();
         self.metrics.changes_learnt(changes.services, changes.slices);
         for family in Family::BOTH {
@@ -74,15 +105,34 @@ impl Publication {
         let snapshot = Arc::new(snapshot);
         self.plans.publish(Arc::clone(&snapshot), started);
         self.metrics.table_swapped(started.elapsed());
-        tracing::info!(
-            generation = snapshot.generation(),
-            service_port_count = snapshot.services().len(),
-            "table published"
-        );
-        let desired = Some(Arc::new(Desired::from_snapshot(&snapshot)));
-        let kernel_follows = *self.desired.borrow() != desired;
+        let first_of_source = self.health.table_source() != Some(source);
+        self.health.set_table_source(source);
+        let (generation, service_port_count) = (snapshot.generation(), snapshot.services().len());
+        if first_of_source {
+            let source = source.as_str();
+            tracing::info!(generation, service_port_count, source, "first table from its source");
+        } else {
+            tracing::debug!(generation, service_port_count, "table published");
+        }
+        let kernel_follows = self.desire(&snapshot);
         self.programming.published(changes, kernel_follows);
+    }
+
+    /// The table stays; the ranges are for the kernel only.
+    fn set_service_cidrs(&mut self, ranges: Vec<IpNet>) {
+        self.service_cidrs = ranges;
+        if self.desired.borrow().is_some() {
+            self.desire(self.plans.publisher.current().snapshot());
+        }
+    }
+
+    /// Tells the kernel's writer. True: the kernel has something to do.
+    fn desire(&self, snapshot: &Snapshot) -> bool {
+        let ranges = self.service_cidrs.iter().copied().collect();
+        let desired = Some(Arc::new(Desired { ranges, ..Desired::from_snapshot(snapshot) }));
+        let news = *self.desired.borrow() != desired;
         self.desired.send_replace(desired);
+        news
     }
 }
 

@@ -21,10 +21,8 @@ pub(crate) enum Error {
     NoNewPrivileges(io::Error),
     /// The kernel's rules cannot be set.
     Capture(streamvs_capture::Error),
-    /// The manifests cannot be watched.
-    Watch { directory: PathBuf, source: streamvs_watch::Error },
-    /// There is nowhere to learn Services from.
-    NoSource,
+    /// The source of objects cannot be watched.
+    Watch(streamvs_watch::Error),
     /// The configuration cannot be written down.
     WriteConfig { path: PathBuf, source: io::Error },
     /// An admin server failed, or the agent's socket does not answer.
@@ -43,7 +41,7 @@ impl Error {
     /// 1: failed at run time. 2 is wrong usage or configuration.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
-            Self::Watch { .. } | Self::NoSource => 2,
+            Self::Watch(_) => 2,
             _ => 1,
         }
     }
@@ -61,10 +59,7 @@ impl fmt::Display for Error {
             Self::Privileges(source) => write!(f, "cannot give up capabilities: {source}"),
             Self::NoNewPrivileges(source) => write!(f, "cannot set no_new_privs: {source}"),
             Self::Capture(source) => write!(f, "cannot capture traffic: {source}"),
-            Self::Watch { directory, source } => {
-                write!(f, "cannot watch {}: {source}", directory.display())
-            }
-            Self::NoSource => f.write_str("--manifests is needed"),
+            Self::Watch(source) => write!(f, "cannot watch: {source}"),
             Self::WriteConfig { path, source } => {
                 write!(f, "cannot write {}: {source}", path.display())
             }
@@ -89,9 +84,9 @@ impl std::error::Error for Error {
             | Self::Output(source) => Some(source),
             Self::Privileges(source) => Some(source),
             Self::Capture(source) => Some(source),
-            Self::Watch { source, .. } => Some(source),
+            Self::Watch(source) => Some(source),
             Self::Admin(source) => Some(source),
-            Self::NoSource | Self::UnknownService | Self::WorkerLost | Self::RulesLost => None,
+            Self::UnknownService | Self::WorkerLost | Self::RulesLost => None,
         }
     }
 }

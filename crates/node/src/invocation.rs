@@ -214,6 +214,11 @@ fn flags_of(
             Here::Used("iptables_sync_period") if section_mode(setting) != section_of(mode) => {
                 notices.push(Notice::OtherMode { field: setting.field });
             }
+            // A file that is shared with kube-proxy names its API server.
+            Here::Used("kubeconfig") if given("manifests") => {
+                let (name, reason) = (setting.name(), "Services come from --manifests");
+                notices.push(Notice::Ignored { name, reason });
+            }
             Here::Used(name) if !given(name) => {
                 let argument = run.get_arguments().find(|argument| argument.get_id() == name);
                 let long = argument.and_then(Arg::get_long).expect("each setting names a flag");

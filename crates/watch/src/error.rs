@@ -5,6 +5,8 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
+use crate::AccessError;
+
 /// Why a source cannot start. Once started a source goes on whatever happens, and logs.
 #[derive(Debug)]
 pub enum Error {
@@ -20,6 +22,8 @@ pub enum Error {
         /// The path.
         dir: PathBuf,
     },
+    /// It is not said how to reach the API server, or wrongly.
+    Access(AccessError),
 }
 
 impl fmt::Display for Error {
@@ -31,6 +35,7 @@ impl fmt::Display for Error {
             Self::NotADirectory { dir } => {
                 write!(f, "{} is not a directory of manifests", dir.display())
             }
+            Self::Access(error) => write!(f, "the API server cannot be asked: {error}"),
         }
     }
 }
@@ -40,6 +45,7 @@ impl error::Error for Error {
         match self {
             Self::Directory { source, .. } => Some(source),
             Self::NotADirectory { .. } => None,
+            Self::Access(error) => Some(error),
         }
     }
 }

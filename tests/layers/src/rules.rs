@@ -26,6 +26,8 @@ const ARROWS: &[(&str, &[&str])] = &[
 /// Who may use a foreign crate outside tests: each gives a power that only its owner shall have.
 const OWNERS: &[(&str, &[&str])] = &[
     ("kube", &["watch"]),
+    ("rustls", &["watch"]),
+    ("tower", &["watch"]),
     ("notify", &["watch"]),
     ("k8s-openapi", &["resolve", "watch"]),
     ("h2", &["relay"]),

@@ -10,13 +10,27 @@ use ipnet::IpNet;
 use streamvs_balance::SchedulerName;
 
 use super::values::{self, BindAddress};
-use super::{ADMIN_SOCKET, LogOptions};
+use super::{ADMIN_SOCKET, LogOptions, STATE_FILE};
 
 #[derive(Debug, Args)]
 pub(crate) struct RunOptions {
-    /// Directory of *.yaml, *.yml and *.json files with Services, EndpointSlices and Nodes;
-    /// watched, and live within 100 ms of a change
-    #[arg(long, value_name = "DIR", required_unless_present_any = ["cleanup", "init_only", "write_config_to"])]
+    /// Kubeconfig file by which to reach the API server
+    /// [default: what a pod is given: KUBERNETES_SERVICE_HOST and the ServiceAccount's token]
+    #[arg(long, value_name = "FILE", value_parser = values::path_or_none(), conflicts_with = "manifests")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+
+    /// URL of the API server, instead of the kubeconfig's or the pod's
+    #[arg(long, value_name = "URL", conflicts_with = "manifests")]
+    pub(crate) master: Option<String>,
+
+    /// Where the last good table is kept, for a start while the API server is away; an empty path
+    /// keeps none
+    #[arg(long, value_name = "PATH", value_parser = values::path_or_none(), default_value = STATE_FILE)]
+    pub(crate) state_file: PathBuf,
+
+    /// Instead of an API server: directory of *.yaml, *.yml and *.json files with Services,
+    /// EndpointSlices and Nodes; watched, and live within 100 ms of a change
+    #[arg(long, value_name = "DIR")]
     pub(crate) manifests: Option<PathBuf>,
 
     /// kube-proxy's configuration file (KubeProxyConfiguration, kubeproxy.config.k8s.io/v1alpha1);

@@ -1,8 +1,10 @@
 //! How the values of flags are written. kube-proxy's forms are accepted where the flag is its.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use streamvs_balance::SchedulerName;
 
 /// What a flag or field that takes a duration accepts.
@@ -44,6 +46,11 @@ pub(crate) fn bind_address(text: &str) -> Result<BindAddress, String> {
     }
     let ip = text.trim_start_matches('[').trim_end_matches(']').parse();
     ip.map(|ip| BindAddress::At(ip, None)).map_err(|_| format!("{BIND_ADDRESS} is needed"))
+}
+
+/// A path, or an empty text for none, which clap's own parser refuses.
+pub(crate) fn path_or_none() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().map(PathBuf::from)
 }
 
 /// A Service as people write it.

@@ -22,8 +22,11 @@ struct Run {
 }
 
 fn run(flags: &str) -> Run {
-    let line = format!("streamvs run --manifests m {flags}");
-    let invocation = match read(arguments(&line)) {
+    run_of(&format!("streamvs run --manifests m {flags}"))
+}
+
+fn run_of(line: &str) -> Run {
+    let invocation = match read(arguments(line)) {
         Ok(invocation) => invocation,
         Err(refusal) => panic!("{line}: {refusal:?}"),
     };
@@ -78,7 +81,23 @@ fn wrong_values_are_refused() {
     ] {
         refused(&format!("streamvs run --manifests m {flags}"));
     }
-    refused("streamvs run");
+}
+
+#[test]
+fn the_api_server_and_manifests_are_not_asked_both() {
+    for flags in ["--kubeconfig k", "--master https://192.0.2.1:6443"] {
+        let message = refused(&format!("streamvs run --manifests m {flags}"));
+        assert!(message.contains("--manifests") && message.contains("cannot be used"), "{message}");
+    }
+}
+
+#[test]
+fn a_files_kubeconfig_is_used_where_no_manifests_are_given() {
+    let kubeconfig = run_of(&format!("streamvs run --config={KUBEADM}")).options.kubeconfig;
+    assert_eq!(kubeconfig.as_deref(), Some(Path::new("/var/lib/kube-proxy/kubeconfig.conf")));
+    let mine = run_of(&format!("streamvs run --config={KUBEADM} --kubeconfig=mine"));
+    assert_eq!(mine.options.kubeconfig.as_deref(), Some(Path::new("mine")));
+    assert_eq!(run_of("streamvs run --state-file=").options.state_file, Path::new(""));
 }
 
 #[test]
@@ -197,7 +216,7 @@ fn each_flag_of_kube_proxy_is_accepted_and_named_where_it_has_no_effect() {
             Kind::LogFormat => "json",
             Kind::Text | Kind::Anything => KUBEADM,
         };
-        let found = run(&format!("--{}={value}", setting.flag));
+        let found = run_of(&format!("streamvs run --{}={value}", setting.flag));
         let name = format!("--{} has no effect: ", setting.flag);
         let named = found.notices.iter().any(|notice| notice.starts_with(&name));
         assert_eq!(named, matches!(setting.here, Here::Ignored(_)), "{:?}", found.notices);

@@ -88,7 +88,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "kubeconfig",
         Kind::Text,
         "\"\"",
-        Here::Ignored("Services come from --manifests"),
+        Here::Used("kubeconfig"),
     ),
     setting("clientConnection.acceptContentTypes", "", Kind::Text, "\"\"", Here::Ignored(CLIENT)),
     setting(
@@ -365,7 +365,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting("", "init-only", Kind::Bool, "false", Here::Used("init_only")),
     setting("", "healthz-port", Kind::Integer, "10256", Here::Used("healthz_port")),
     setting("", "metrics-port", Kind::Integer, "10249", Here::Used("metrics_port")),
-    setting("", "master", Kind::Text, "\"\"", Here::Ignored("Services come from --manifests")),
+    setting("", "master", Kind::Text, "\"\"", Here::Used("master")),
     setting("", "logtostderr", Kind::Bool, "true", Here::Ignored(LOG_FILE)),
     setting("", "alsologtostderr", Kind::Bool, "true", Here::Ignored(LOG_FILE)),
     setting("", "stderrthreshold", Kind::Text, "\"0\"", Here::Ignored(LOG_FILE)),

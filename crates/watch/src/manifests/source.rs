@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use streamvs_resolve::{Changes, Config, Notice, Resolver};
+use streamvs_resolve::{Changes, Config, Resolver};
 use streamvs_table::Snapshot;
 
 use super::claims::{Claims, Duplicate};
 use super::directory::{Directory, FileName, Look};
 use super::pending::Work;
+use crate::notices;
 
 /// All that is known of the directory, and the one writer of the table.
 #[derive(Debug)]
@@ -45,7 +46,7 @@ impl Source {
             }
         }
         let (snapshot, notices) = self.resolver.resolve()?;
-        tell(notices);
+        notices::tell(notices);
         tracing::debug!(
             generation = snapshot.generation(),
             objects = self.claims.len(),
@@ -65,13 +66,7 @@ impl Source {
             );
         }
         for change in outcome.changes {
-            tell(self.resolver.apply(change));
+            notices::tell(self.resolver.apply(change));
         }
-    }
-}
-
-fn tell(notices: Vec<Notice>) {
-    for notice in notices {
-        tracing::warn!(%notice, "object is not used as written");
     }
 }
