@@ -10,3 +10,6 @@ pub mod programs;
 
 pub use api::Api;
 pub use cluster::Cluster;
+
+#[cfg(test)]
+mod watch;
