@@ -1,5 +1,6 @@
-//! The HTTP/2 relay on the `h2` crate: one downstream connection, a pool of upstream ones, and an
-//! endpoint picked for each stream.
+//! The HTTP/2 relay, by two engines: [`switch`], and one on the `h2` crate, which this module holds
+//! and describes: one downstream connection, a pool of upstream ones, and an endpoint picked for
+//! each stream. Settings, answers, and what was [tried](stream) are common to both.
 //!
 //! The life of a stream:
 //!
@@ -44,9 +45,9 @@ pub use pool::Pool;
 /// Who relays HTTP/2.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Engine {
-    /// Two endpoints of the `h2` crate for each stream: [`serve`].
-    #[default]
-    H2,
     /// Frames carried from one connection to another: [`switch`].
+    #[default]
     Switch,
+    /// Two endpoints of the `h2` crate for each stream: [`serve`].
+    H2,
 }

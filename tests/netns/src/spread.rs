@@ -10,18 +10,25 @@ use streamvs_support::manifest::Service;
 use streamvs_support::wait::{eventually, eventually_equals};
 use streamvs_support::{Family, grpc};
 
-use crate::scene::{PODS, Scene, address, grpc_service, needs_node};
+use crate::scene::{PODS, Scene, address, engines, grpc_service, needs_node};
 
 /// Far above what any of this takes.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The article's test: `connections` connections, 3000 unary calls, exact rotation.
+/// The article's test, with each engine: `connections` connections, 3000 unary calls, exact
+/// rotation.
 fn check_even(family: Family, connections: usize) {
+    for engine in engines() {
+        check_even_with(&engine, family, connections);
+    }
+}
+
+fn check_even_with(engine: &str, family: Family, connections: usize) {
     let scene = Scene::new();
     let endpoints = scene.grpc(family, PODS);
     let service = grpc_service(family);
     scene.publish(&service, &PODS);
-    let agent = scene.agent(&[]);
+    let agent = scene.agent(&["--http2-engine", engine]);
 
     let report = Load::unary(address(&service), connections).calls(3000).run(scene.client());
     let report = report.without_failure();

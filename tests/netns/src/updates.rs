@@ -15,7 +15,9 @@ use streamvs_support::{Family, grpc, tcp};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpSocket;
 
-use crate::scene::{ON_ITS_WAY, PODS, Scene, address, grpc_service, needs_node, tcp_service};
+use crate::scene::{
+    ON_ITS_WAY, PODS, Scene, address, engines, grpc_service, needs_node, tcp_service,
+};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -30,11 +32,15 @@ struct UnderLoad {
 
 impl UnderLoad {
     fn start(pods: &[&str]) -> Self {
+        Self::start_with("switch", pods)
+    }
+
+    fn start_with(engine: &str, pods: &[&str]) -> Self {
         let scene = Scene::new();
         let endpoints = scene.grpc(Family::V4, PODS);
         let service = grpc_service(Family::V4);
         scene.publish(&service, pods);
-        let agent = scene.agent(&[]);
+        let agent = scene.agent(&["--http2-engine", engine]);
         let load = Load::unary(address(&service), 1).start(scene.client());
         load.advance(100);
         Self { scene, endpoints, service, agent, load }
@@ -93,16 +99,18 @@ fn an_added_endpoint_gets_streams_of_open_connections() {
 #[test]
 fn a_removed_endpoint_gets_no_stream_from_the_swap_on() {
     needs_node!();
-    let under = UnderLoad::start(&PODS);
-    let generation =
-        |agent: &Agent| agent.metric("streamvs_table_generation", &[]).unwrap_or_default();
-    let before = generation(&under.agent);
-    under.write(&["a", "b"].map(|name| under.pod(name)));
-    under.expect(&["a", "b"]);
-    assert!(generation(&under.agent) > before);
-    under.write(&["b"].map(|name| under.pod(name)));
-    under.expect(&["b"]);
-    under.finish();
+    for engine in engines() {
+        let under = UnderLoad::start_with(&engine, &PODS);
+        let generation =
+            |agent: &Agent| agent.metric("streamvs_table_generation", &[]).unwrap_or_default();
+        let before = generation(&under.agent);
+        under.write(&["a", "b"].map(|name| under.pod(name)));
+        under.expect(&["a", "b"]);
+        assert!(generation(&under.agent) > before);
+        under.write(&["b"].map(|name| under.pod(name)));
+        under.expect(&["b"]);
+        under.finish();
+    }
 }
 
 #[test]
@@ -174,6 +182,12 @@ fn open_streams_finish_on_a_removed_endpoint() {
 #[test]
 fn a_rolling_replacement_of_all_pods_fails_no_call() {
     needs_node!();
+    for engine in engines() {
+        replace_all_pods(&engine);
+    }
+}
+
+fn replace_all_pods(engine: &str) {
     let old = ["a", "b", "c"];
     let new = ["d", "e", "f"];
     let scene = Scene::of(Lab::builder().pod("client").pods(old).pods(new));
@@ -181,7 +195,7 @@ fn a_rolling_replacement_of_all_pods_fails_no_call() {
     let mut serving: Vec<(&str, grpc::Endpoint)> =
         old.into_iter().zip(scene.grpc(Family::V4, old)).collect();
     scene.publish(&service, &old);
-    let agent = scene.agent(&[]);
+    let agent = scene.agent(&["--http2-engine", engine]);
     let load = Load::unary(address(&service), 3).start(scene.client());
     load.advance(100);
 

@@ -99,7 +99,7 @@ pub(crate) struct RunOptions {
     pub(crate) workers: Option<u16>,
 
     /// HTTP/2 engine
-    #[arg(long, value_enum, default_value_t = Http2Engine::H2)]
+    #[arg(long, value_enum, default_value_t = Http2Engine::Switch)]
     pub(crate) http2_engine: Http2Engine,
 
     /// Close a plain connection without a byte for this long; 0 leaves that to keepalive
