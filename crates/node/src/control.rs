@@ -103,6 +103,7 @@ impl Publication {
             self.health.queued(family, Moment::now());
         }
         let snapshot = Arc::new(snapshot);
+        let before = Arc::clone(self.plans.publisher.current().snapshot());
         self.plans.publish(Arc::clone(&snapshot), started);
         self.metrics.table_swapped(started.elapsed());
         let first_of_source = self.health.table_source() != Some(source);
@@ -114,7 +115,11 @@ impl Publication {
         } else {
             tracing::debug!(generation, service_port_count, "table published");
         }
-        let kernel_follows = self.desire(&snapshot);
+        let kernel_follows = if snapshot.is_reached_as(&before) {
+            self.desire_the_same()
+        } else {
+            self.desire(&snapshot)
+        };
         self.programming.published(changes, kernel_follows);
     }
 
@@ -124,6 +129,17 @@ impl Publication {
         if self.desired.borrow().is_some() {
             self.desire(self.plans.publisher.current().snapshot());
         }
+    }
+
+    /// Only endpoints have changed, so that the kernel is as it should be, or soon will be. True:
+    /// it has yet to be told for the first time.
+    fn desire_the_same(&self) -> bool {
+        let never = self.desired.borrow().is_none();
+        if never {
+            return self.desire(self.plans.publisher.current().snapshot());
+        }
+        self.desired.send_modify(|_| {});
+        false
     }
 
     /// Tells the kernel's writer. True: the kernel has something to do.
@@ -158,7 +174,7 @@ impl Rules {
         mut self,
         mut stop: oneshot::Receiver<()>,
     ) -> Result<Option<Capture>, Error> {
-        let Some(mut capture) = self.install(&mut stop).await? else {
+        let Some((mut capture, mut applied)) = self.install(&mut stop).await? else {
             return Ok(None);
         };
         let mut audit = tokio::time::interval(self.sync_period);
@@ -172,7 +188,7 @@ impl Rules {
                     if changed.is_err() {
                         break;
                     }
-                    self.update(&mut capture).await;
+                    self.update(&mut capture, &mut applied).await;
                 }
                 _ = audit.tick() => self.audit(&mut capture).await,
             }
@@ -183,12 +199,12 @@ impl Rules {
         Ok(Some(capture))
     }
 
-    /// Waits for the first table and installs its rules. None: nothing is to be captured, or the
-    /// process stops already.
+    /// Waits for the first table and installs its rules, which it returns too. None: nothing is to
+    /// be captured, or the process stops already.
     async fn install(
         &mut self,
         stop: &mut oneshot::Receiver<()>,
-    ) -> Result<Option<Capture>, Error> {
+    ) -> Result<Option<(Capture, Arc<Desired>)>, Error> {
         loop {
             tokio::select! {
                 biased;
@@ -212,22 +228,28 @@ impl Rules {
                         captured_count = desired.capture.len(),
                         "capture rules installed"
                     );
-                    return Ok(Some(capture));
+                    return Ok(Some((capture, desired)));
                 }
                 None => self.applied(Sync::Full, Instant::now()),
             }
         }
     }
 
-    /// Brings the kernel to the newest table, however often that fails.
-    async fn update(&mut self, capture: &mut Capture) {
+    /// Brings the kernel to the newest table, however often that fails. `applied` is what it has.
+    async fn update(&mut self, capture: &mut Capture, applied: &mut Arc<Desired>) {
         loop {
             let Some(desired) = self.desired.borrow_and_update().clone() else {
                 return;
             };
             let started = Instant::now();
+            if Arc::ptr_eq(&desired, applied) {
+                return self.applied(Sync::Partial, started);
+            }
             match capture.update(&desired).await {
-                Ok(()) => return self.applied(Sync::Partial, started),
+                Ok(()) => {
+                    *applied = desired;
+                    return self.applied(Sync::Partial, started);
+                }
                 Err(error) => {
                     tracing::error!(error = %error, "cannot update the capture rules, trying again");
                     tokio::time::sleep(RETRY_PAUSE).await;

@@ -136,6 +136,17 @@ impl Snapshot {
         })
     }
 
+    /// True: each address leads to the same ServicePort in both, with the same disposition, so that
+    /// the kernel need not be told. Errs towards false. Costs a comparison of pointers for each
+    /// ServicePort that is the same.
+    pub fn is_reached_as(&self, other: &Self) -> bool {
+        let alike = |(one, other): (&Arc<ServicePort>, &Arc<ServicePort>)| {
+            Arc::ptr_eq(one, other) || one.disposition == other.disposition
+        };
+        Arc::ptr_eq(&self.by_address, &other.by_address)
+            && self.services().iter().zip(other.services()).all(alike)
+    }
+
     /// Panics where an invariant of the type does not hold. For tests.
     pub fn check_invariants(&self) {
         assert!(self.services.is_sorted_by(|a, b| a.name < b.name), "ServicePorts out of order");

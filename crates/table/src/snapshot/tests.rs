@@ -279,3 +279,23 @@ fn balancing_without_a_usable_endpoint_is_found() {
 fn refusing_with_a_usable_endpoint_is_found() {
     check(|web| web.disposition.v4 = Disposition::Drop);
 }
+
+#[test]
+fn endpoints_alone_do_not_change_how_a_table_is_reached() {
+    let balance = PerFamily { v4: Disposition::Balance, v6: Disposition::Reject };
+    let with = |endpoints: &[u8], disposition, port| {
+        let endpoints = endpoints.iter().map(|&last| endpoint(last, Usability::Ready)).collect();
+        let at = service(name("a", "", Protocol::Tcp), port, vec![ip(1)]);
+        Arc::new(ServicePort { endpoints, disposition, ..at })
+    };
+    let (table, _) = Snapshot::new(1, vec![with(&[1], balance, 80)]);
+    for (what, next, alike) in [
+        ("another endpoint", with(&[1, 2], balance, 80), true),
+        ("the last endpoint went", with(&[], PerFamily::default(), 80), false),
+        ("another port", with(&[1], balance, 81), false),
+    ] {
+        let (next, _) = table.next(vec![next]);
+        assert_eq!(next.is_reached_as(&table), alike, "{what}");
+    }
+    assert!(!table.is_reached_as(&Snapshot::default()), "the first table is news");
+}
