@@ -1,7 +1,8 @@
 //! Aim: no manifest gives the program a flag that it does not have.
-//! Method: each overlay's whole command line is given to the program, which writes down what it
-//! understood.
+//! Method: every flag in `deploy/` is looked up in `streamvs run --help`, and each overlay's whole
+//! command line is given to the program, which writes down what it understood.
 
+use std::collections::BTreeSet;
 use std::process::Command;
 
 use serde_json::Value;
@@ -9,7 +10,47 @@ use streamvs_support::agent::program;
 
 use streamvs_test_kube::programs;
 
-use crate::files::{deploy, documents, output, read};
+use crate::files::{chart, deploy, documents, output, read, yaml_files};
+
+/// Long flags at the beginning of an argument: `- --flag=value`, `value: --flag`.
+fn flags_given(text: &str) -> BTreeSet<String> {
+    let argument = |line: &str| {
+        let line = line.trim();
+        let line = line.strip_prefix("- ").or_else(|| line.strip_prefix("value: "))?;
+        let flag: String = line
+            .strip_prefix("--")?
+            .chars()
+            .take_while(|character| character.is_ascii_alphanumeric() || *character == '-')
+            .collect();
+        Some(format!("--{flag}"))
+    };
+    text.lines().filter(|line| !line.trim_start().starts_with('#')).filter_map(argument).collect()
+}
+
+#[test]
+fn arguments_are_found_in_lists_and_in_patches() {
+    let text = "args:\n  - run\n  - --a-b=1\n  # - --c\n  - op: add\n    value: --d\n";
+    assert_eq!(flags_given(text), ["--a-b", "--d"].map(str::to_owned).into());
+}
+
+#[test]
+fn every_flag_that_is_given_is_one_that_the_program_has() {
+    let help = output(Command::new(program()).args(["run", "--help"]));
+    let known = |flag: &str| {
+        help.split(|character: char| !character.is_ascii_alphanumeric() && character != '-')
+            .any(|word| word == flag)
+    };
+    let mut files = yaml_files(&deploy());
+    files.push(chart().join("templates/daemonset.yaml"));
+    let mut count = 0;
+    for path in files {
+        for flag in flags_given(&read(&path)) {
+            assert!(known(&flag), "{flag} in {} is no flag of `run`", path.display());
+            count += 1;
+        }
+    }
+    assert!(count > 8, "only {count} flags were found");
+}
 
 /// A container's arguments as the kubelet expands them.
 fn arguments(container: &Value) -> Vec<String> {
