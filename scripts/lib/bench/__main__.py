@@ -15,7 +15,7 @@ import time
 import plots
 import report
 import targets
-from lab import Lab
+from lab import Lab, files
 from network import NODE
 from process import BenchError, inside, run
 from workloads import WORKLOADS
@@ -37,7 +37,7 @@ def arguments():
     add("--repetitions", type=int, help="default 5")
     add("--seconds", type=float, help="aimed-at length of a run, default 1.5")
     add("--minutes", type=float, help="no new run after this time, default 45")
-    add("--idle", type=int, default=1000, help="connections of the idle workloads (%(default)s)")
+    add("--idle", type=int, default=4000, help="idle connections whose memory is measured (%(default)s)")
     add("--layout", choices=["split", "one", "free"], default="split",
         help="split: proxy on the last CPU, load on the others; one: all on CPU 0; free: not pinned")
     add("--noise", type=float, default=0.15, metavar="CPUS",
@@ -92,8 +92,13 @@ class Bench:
         self.result["targets"].update({target.name: target.version for target in made})
 
     def done(self, repetition, target, workload):
-        return any((run["repetition"], run["target"], run["workload"]) ==
-                   (repetition, target.name, workload) for run in self.result["runs"])
+        """True when this run is not needed, or has been made."""
+        most = WORKLOADS[workload].repetitions
+        if most is not None and repetition >= most:
+            return True
+        wanted = (repetition, target.name, workload)
+        return any((run["repetition"], run["target"], run["workload"]) == wanted
+                   for run in self.result["runs"])
 
     def repetition(self, number, workloads):
         """Every target in turn, so that a machine that drifts does so under all of them."""
@@ -185,12 +190,11 @@ def main():
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         sys.exit("scripts/bench: another one is running")
-    files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
-    # Two sockets for each connection, and room.
-    if 3000 + 2 * options.idle > files:
-        parser.error(f"--idle {options.idle} needs a limit of {3000 + 2 * options.idle} open files,"
-                     f" and it is {files}")
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+    if files(options.idle) > limit:
+        parser.error(f"--idle {options.idle} needs a limit of {files(options.idle)} open files,"
+                     f" and it is {limit}")
     lab = Lab(options)
     atexit.register(lab.down)
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):

@@ -18,14 +18,24 @@ from process import (BenchError, ProcessorTime, busy_seconds, descendants, insid
 # Octets of gRPC messages: what is asked, and what each of the two ports answers.
 REQUEST, SMALL, LARGE = 16, 16, 65536
 
+# Idle connections are opened in this many steps.
+IDLE_STEPS = 8
+
 # How long to wait for the machine to be quiet before a run.
 QUIET_SECONDS = 4.0
+
+
+def files(idle):
+    """Open files that a proxy needs for so many idle connections."""
+    return 3000 + idle * 5 // 2
 
 
 class Lab:
     def __init__(self, options):
         self.load, self.idle, self.noise_max = options.load, options.idle, options.noise
         self.seconds = options.seconds
+        # What proxies are set for: two sockets for each connection, HAProxy's pipes, and room.
+        self.connections, self.files = 1000 + self.idle, files(self.idle)
         processors = os.cpu_count()
         if options.layout == "free":
             self.proxy_cpus = self.load_cpus = None
@@ -217,20 +227,22 @@ class Lab:
             raise BenchError(f"h2load: {done[0]}; {good[0]}; {octets[0]}; answered {answered}")
         return float(rate[1]), used, [endpoint["requests"] for endpoint in counts]
 
-    def hold(self, target, service, kind, count, read):
-        """Opens idle connections and reads something while they are open."""
+    def hold(self, target, service, kind, read):
+        """Opens idle connections in steps: how many they are, and what is read then, by step."""
         argv = [self.load, "idle", "--address", target.address(service), "--connections",
-                str(count), "--kind", kind]
+                str(self.idle), "--steps", str(IDLE_STEPS), "--kind", kind]
         process = spawn(CLIENT, ["timeout", "-k", "2", "120", *argv], self.load_cpus,
                         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         try:
-            line = process.stdout.readline()
-            if line != f"READY {count}\n":
-                raise BenchError(f"idle connections: {line}")
-            time.sleep(0.7)
-            found = read()
-            process.stdin.write("\n")
-            process.stdin.flush()
+            found = []
+            for _ in range(IDLE_STEPS):
+                line = process.stdout.readline()
+                if not line.startswith("READY "):
+                    raise BenchError(f"idle connections: {line}")
+                time.sleep(0.3)
+                found.append((int(line.split()[1]), *read()))
+                process.stdin.write("\n")
+                process.stdin.flush()
             self.report(process.stdout.readline())
             return found
         finally:

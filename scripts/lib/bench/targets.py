@@ -106,7 +106,7 @@ class Peer(Target):
     def configure(self, lab, **more):
         # nginx sets memory aside for every connection it may have, so not more than needed.
         values = {"folder": lab.folder, "workers": lab.workers, **more,
-                  "connections": 1000 + lab.idle, "files": 3000 + 2 * lab.idle}
+                  "connections": lab.connections, "files": lab.files}
         values.update({f"port_{name}": port for name, port in PORTS.items()})
         values.update({f"target_{name}": service.target for name, service in SERVICES.items()})
         values.update(zip("abc", ENDPOINTS))

@@ -1,7 +1,7 @@
 """The work that is measured. Each function runs it once and returns figures by column."""
 
 import os
-import time
+import statistics
 
 import network
 from process import BenchError, memory_kib
@@ -113,26 +113,27 @@ def idle(service, kind):
     def measured(lab, target):
         if not target.process:
             return None
-        # Memory that was freed before would be used again, and cost nothing.
+        # What other work has left over would be used first.
         target.stop(lab)
         target.start(lab)
 
         def read():
             return memory_kib(target.process.pid), network.sockets()
 
-        lab.hold(target, service, kind, 4, read)
-        time.sleep(0.3)
-        empty, sockets = read()
-        full, more = lab.hold(target, service, kind, lab.idle, read)
-        return {"kib": (full - empty) / lab.idle, "mib": full / 1024,
-                "sockets": (more - sockets) / lab.idle, "noise": 0.0}
+        # The slope over all steps: what a start has left over is used first, so the first ones may
+        # cost nothing, and memory may come in pages of 2 MiB.
+        counts, kib, sockets = zip(*lab.hold(target, service, kind, read))
+        return {"kib": statistics.linear_regression(counts, kib).slope, "mib": kib[-1] / 1024,
+                "sockets": statistics.linear_regression(counts, sockets).slope, "noise": 0.0}
 
     return measured
 
 
 class Workload:
-    def __init__(self, title, measured, columns):
+    def __init__(self, title, measured, columns, repetitions=None):
         self.title, self.measured, self.columns = title, measured, columns
+        # Not more than these: memory takes long to measure and hardly varies.
+        self.repetitions = repetitions
 
 
 # Columns: key, heading, digits, and which way is better.
@@ -168,6 +169,6 @@ WORKLOADS = {
     "short": Workload("TCP connect, 64 octets each way, close; 32 at a time", short, SHORT),
     "ping-pong-1": Workload("TCP ping-pong of 64 octets, 1 connection", ping_pong(1), PINGS),
     "ping-pong-64": Workload("TCP ping-pong of 64 octets, 64 connections", ping_pong(64), PINGS),
-    "idle-tcp": Workload("idle TCP connections", idle("plain", "tcp"), MEMORY),
-    "idle-http2": Workload("idle HTTP/2 connections", idle("grpc", "http2"), MEMORY),
+    "idle-tcp": Workload("idle TCP connections", idle("plain", "tcp"), MEMORY, 2),
+    "idle-http2": Workload("idle HTTP/2 connections", idle("grpc", "http2"), MEMORY, 2),
 }

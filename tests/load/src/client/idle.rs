@@ -1,5 +1,6 @@
-//! Connections that do nothing: each used once, then held until a line comes on standard input,
-//! then used once more to show that all of them are alive.
+//! Connections that do nothing: opened in steps, each used once. After a step a line on standard
+//! output says how many are open, and they are held until a line comes on standard input. At the
+//! end each is used once more, to show that all of them are alive.
 
 use std::io::{self, BufRead as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -21,6 +22,9 @@ pub(crate) struct Options {
     address: SocketAddr,
     #[arg(long)]
     connections: usize,
+    /// Steps in which they are opened
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    steps: u16,
     #[arg(long)]
     kind: Kind,
 }
@@ -33,15 +37,17 @@ enum Kind {
 
 pub(crate) fn run(options: &Options) -> io::Result<Value> {
     let mut sockets = Vec::with_capacity(options.connections);
-    for _ in 0..options.connections {
-        let socket = connect(options.address)?;
-        greet(&socket, options.kind)?;
-        exchange(&socket, options.kind, 1)?;
-        sockets.push(socket);
+    for step in 1..=usize::from(options.steps) {
+        while sockets.len() < options.connections * step / usize::from(options.steps) {
+            let socket = connect(options.address)?;
+            greet(&socket, options.kind)?;
+            exchange(&socket, options.kind, 1)?;
+            sockets.push(socket);
+        }
+        println!("READY {}", sockets.len());
+        io::stdout().flush()?;
+        io::stdin().lock().read_line(&mut String::new())?;
     }
-    println!("READY {}", sockets.len());
-    io::stdout().flush()?;
-    io::stdin().lock().read_line(&mut String::new())?;
     for socket in &sockets {
         exchange(socket, options.kind, 3)?;
     }
