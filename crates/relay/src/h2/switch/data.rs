@@ -123,6 +123,11 @@ impl Switch {
         };
         if !self.expects(exchange, toward, taken, end) {
             self.connections.returns(key, taken);
+            if let Some(connection) = self.connections.get_mut(key)
+                && let Stage::Data(rest) = &mut connection.inbound.stage
+            {
+                rest.exchange = None;
+            }
             self.stream_error(key, data.stream, Code::PROTOCOL_ERROR)?;
             return Ok(taken);
         }

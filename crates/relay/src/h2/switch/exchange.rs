@@ -59,7 +59,8 @@ pub(super) enum End {
 /// One direction of an exchange.
 #[derive(Debug, Default)]
 pub(super) struct Flow {
-    /// What has come and cannot go on yet. At most what its sender was granted.
+    /// What has come and cannot go on yet. At most its sender's window, a
+    /// frame, and `again`.
     pub(super) queue: VecDeque<u8>,
     /// So many octets at the front of the queue are sent a second time.
     pub(super) again: usize,

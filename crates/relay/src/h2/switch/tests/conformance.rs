@@ -233,6 +233,33 @@ fn rfc9113_8_1_1_content_length_is_held_against_data() {
 }
 
 #[test]
+fn rfc9113_8_1_1_of_a_frame_that_is_too_long_no_more_is_looked_at() {
+    let mut lab = Lab::new(1);
+    let mut client = lab.client_with(&[(4, 0)]);
+    let head = client.headers(1, &CALL, true);
+    lab.send(&client, &head);
+    let mut endpoint = lab.endpoint();
+    lab.heard(&mut endpoint);
+    let head = [&OK[..], &[("content-length", "5")]].concat();
+    let octets = [endpoint.headers(1, &head, false), data(1, b"111222233", true)].concat();
+    // Read in pieces: the first fits, the second does not, the third would fit after the first.
+    let (first, rest) = octets.split_at(octets.len() - 6);
+    let (second, third) = rest.split_at(4);
+    [first, second, third].iter().for_each(|piece| lab.send(&endpoint, piece));
+    assert_eq!(lab.heard(&mut endpoint), [Frame::Reset(1, Code::PROTOCOL_ERROR)]);
+    lab.heard(&mut client);
+    lab.send(&client, &window(1, 100));
+    let heard = lab.heard(&mut client);
+    let [Frame::Data { octets, end: false, .. }, Frame::Headers { fields, end: true, .. }] =
+        &heard[..]
+    else {
+        panic!("{heard:?}");
+    };
+    assert_eq!(octets, b"111");
+    assert_eq!(fields[0], ("grpc-status".to_owned(), "14".to_owned()));
+}
+
+#[test]
 fn rfc9113_8_5_connect_passes_as_a_tunnel() {
     let mut lab = Lab::new(1);
     let mut client = lab.client();
