@@ -6,3 +6,4 @@ mod conformance;
 mod credit;
 mod endings;
 mod lab;
+mod memory;
