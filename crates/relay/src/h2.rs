@@ -1,6 +1,6 @@
 //! The HTTP/2 relay, by two engines: [`switch`], and one on the `h2` crate, which this module holds
 //! and describes: one downstream connection, a pool of upstream ones, and an endpoint picked for
-//! each stream. Settings, answers, and what was [tried](stream) are common to both.
+//! each stream. Settings, answers, and who was tried already are common to both.
 //!
 //! The life of a stream:
 //!

@@ -28,7 +28,7 @@ const LEAST_PIPE_OCTETS: i32 = 64 * 1024;
 
 /// Pipes of a worker, lent and spare. Only a stalled receiver keeps one for longer than a turn, so
 /// this is how many of those splice at a time (the others copy), and what they hold is bounded by
-/// 64 times [`PIPE_OCTETS`].
+/// 64 times `PIPE_OCTETS`.
 pub const MAX_PIPES: usize = 64;
 
 /// Descriptors that the pipes of a worker take at most.

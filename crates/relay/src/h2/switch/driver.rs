@@ -11,7 +11,7 @@
 //! All writing is done by the flusher, which runs behind the tasks that were ready with it: what
 //! they produce for one connection leaves in one system call.
 //!
-//! An idle connection has a task, a [`Link`], and its state in the switch, but no buffer.
+//! An idle connection has a task, a link, and its state in the switch, but no buffer.
 
 mod flush;
 mod link;
