@@ -5,7 +5,7 @@
 //!           original_dst     table    detect         balance  relay
 //! ```
 //!
-//! [`connection`](mod@connection) is the spine: it reads as that line. What comes in: sockets of
+//! `connection` is the spine: it reads as that line. What comes in: sockets of
 //! the listener. What goes out: nothing but side effects, each connection ending in one record.
 //! Never here: Kubernetes, iptables (who accepted a connection knows its original destination
 //! through [`OriginalDestination`]), and any choice between endpoints.
