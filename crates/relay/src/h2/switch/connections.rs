@@ -11,7 +11,8 @@ use super::{ConnectionKey, limits};
 /// The connections, by key.
 #[derive(Default)]
 pub(super) struct Connections {
-    map: SlotMap<ConnectionKey, Connection>,
+    /// Boxed, so that what the map keeps in reserve costs a pointer for each.
+    map: SlotMap<ConnectionKey, Box<Connection>>,
     /// Each at most once.
     dirty: Vec<ConnectionKey>,
     spare: Vec<VecDeque<u8>>,
@@ -19,29 +20,29 @@ pub(super) struct Connections {
 
 impl Connections {
     pub(super) fn insert(&mut self, connection: Connection) -> ConnectionKey {
-        self.map.insert(connection)
+        self.map.insert(Box::new(connection))
     }
 
-    pub(super) fn remove(&mut self, key: ConnectionKey) -> Option<Connection> {
+    pub(super) fn remove(&mut self, key: ConnectionKey) -> Option<Box<Connection>> {
         let connection = self.map.remove(key)?;
         self.dirty.retain(|dirty| *dirty != key);
         Some(connection)
     }
 
     pub(super) fn get(&self, key: ConnectionKey) -> Option<&Connection> {
-        self.map.get(key)
+        self.map.get(key).map(Box::as_ref)
     }
 
     pub(super) fn get_mut(&mut self, key: ConnectionKey) -> Option<&mut Connection> {
-        self.map.get_mut(key)
+        self.map.get_mut(key).map(Box::as_mut)
     }
 
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (ConnectionKey, &mut Connection)> {
-        self.map.iter_mut()
+        self.map.iter_mut().map(|(key, connection)| (key, connection.as_mut()))
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (ConnectionKey, &Connection)> {
-        self.map.iter()
+        self.map.iter().map(|(key, connection)| (key, connection.as_ref()))
     }
 
     pub(super) fn len(&self) -> usize {

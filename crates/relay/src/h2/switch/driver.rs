@@ -44,7 +44,8 @@ const TICK: Duration = Duration::from_millis(500);
 /// A worker's switch with its sockets.
 pub struct Driver {
     switch: RefCell<Switch>,
-    links: RefCell<SecondaryMap<ConnectionKey, Link>>,
+    /// Boxed, as the map keeps room for many in reserve.
+    links: RefCell<SecondaryMap<ConnectionKey, Box<Link>>>,
     streams: RefCell<SecondaryMap<ExchangeKey, Stream>>,
     flusher: RefCell<Waker>,
 }

@@ -96,7 +96,7 @@ pub(super) async fn relay(
         error: None,
         client,
     };
-    driver.links.borrow_mut().insert(key, link);
+    driver.links.borrow_mut().insert(key, Box::new(link));
     let _guard = Guard { worker, key };
     driver.feed(worker, key, &early);
     drop(early);
@@ -107,7 +107,8 @@ pub(super) async fn relay(
         (switch.over(key), switch.stream_count(key))
     };
     if let Some(Over::Failed(_)) = over {
-        linger(worker, &mut read).await;
+        // Boxed, for it happens to few and would be part of every connection.
+        Box::pin(linger(worker, &mut read)).await;
     }
     Ended { over, error, stream_count }
 }

@@ -29,3 +29,13 @@ fn an_idle_connection_keeps_no_buffer() {
     });
     assert_eq!(heap, Some(0));
 }
+
+fn future_octets<A, B, C, D, E, G, F: Future>(_: fn(A, B, C, D, E, G) -> F) -> usize {
+    size_of::<F>()
+}
+
+#[test]
+fn future_of_an_idle_connection_is_small() {
+    let octets = future_octets(crate::h2::switch::driver::serve);
+    assert!(octets <= 640, "{octets} octets");
+}
