@@ -38,13 +38,17 @@ proptest! {
 
     /// Any octets, many of them Huffman-coded strings: both read the same or both refuse. The
     /// other one is laxer about size updates among fields and about long integers, which is left
-    /// out, and wants a field after a size update.
+    /// out, panics on an integer that is cut short, and wants a field after a size update.
     #[test]
     fn we_refuse_what_a_foreign_decoder_refuses(block in likely_block()) {
+        use Error::{IntegerTooLarge, LateTableUpdate, TableTooLarge, Truncated};
+
         let ours = decode_all(&mut Decoder::new(4096), &block);
+        if matches!(ours, Err(LateTableUpdate | TableTooLarge(_) | IntegerTooLarge | Truncated)) {
+            return Ok(());
+        }
         let theirs = fluke_hpack::Decoder::new().decode(&block);
         match (ours, theirs) {
-            (Err(Error::LateTableUpdate | Error::TableTooLarge(_) | Error::IntegerTooLarge), _) => {}
             (Err(_), Err(_)) | (Ok(_), Err(DecoderError::SizeUpdateAtEnd)) => {}
             (Ok(ours), Ok(theirs)) => {
                 let ours: Vec<_> = ours.into_iter().map(|field| (field.0, field.1)).collect();
