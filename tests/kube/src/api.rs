@@ -1,7 +1,9 @@
 //! The API server's HTTP interface with objects as JSON values.
 
+use std::io;
 use std::path::Path;
 
+use futures_util::{AsyncBufReadExt, Stream};
 use http::{Method, Request};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
@@ -95,6 +97,18 @@ impl Api {
     /// As [`get`](Self::get).
     pub async fn text(&self, path: &str) -> kube::Result<String> {
         self.client.request_text(request(Method::GET, path, "text/plain", None)).await
+    }
+
+    /// The events of a watch, as they come, one JSON object each.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get); later, when the connection ends.
+    pub async fn watch(
+        &self,
+        path: &str,
+    ) -> kube::Result<impl Stream<Item = io::Result<String>> + Unpin + use<>> {
+        let events = self.client.request_stream(request(Method::GET, path, "", None)).await?;
+        Ok(Box::pin(events).lines())
     }
 
     async fn send(

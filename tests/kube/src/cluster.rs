@@ -3,6 +3,7 @@
 mod credentials;
 mod etcd;
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -36,6 +37,19 @@ pub enum Reach {
     Lab,
     /// Only processes of its own host: it works, but no agent sees it.
     Host,
+}
+
+/// A request to the API server, as its audit log has it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Request {
+    /// The API group; empty for the core one.
+    pub group: String,
+    /// The plural; empty for what is no resource.
+    pub resource: String,
+    /// `get`, `list`, `watch`, `create`, `patch` ...
+    pub verb: String,
+    /// The HTTP status of the answer.
+    pub status: u64,
 }
 
 /// A running control plane. Ended when dropped.
@@ -103,6 +117,8 @@ impl Cluster {
             .arg(file("service-account-key-file", &self.credentials.account_public_key))
             .arg(file("service-account-signing-key-file", &self.credentials.account_key))
             .arg("--service-cluster-ip-range=10.96.0.0/16,fd00:10:96::/112")
+            .arg(file("audit-policy-file", &self.credentials.audit_policy))
+            .arg(file("audit-log-path", &self.audit_log()))
             .arg("--allow-privileged")
             .arg("--profiling=false")
             .current_dir(self.folder.path());
@@ -139,7 +155,13 @@ impl Cluster {
 
     /// A kubeconfig for the lab, of the user who may do everything.
     pub fn admin_kubeconfig(&self) -> PathBuf {
-        self.write("lab-admin.kubeconfig", &self.credentials.kubeconfig(&self.url(), None))
+        self.kubeconfig_for(&self.url())
+    }
+
+    /// The same for another way to the server.
+    pub fn kubeconfig_for(&self, url: &str) -> PathBuf {
+        let name = format!("admin-{}.kubeconfig", url.replace([':', '/'], "-"));
+        self.write(&name, &self.credentials.kubeconfig(url, None))
     }
 
     /// A kubeconfig for the lab, of a ServiceAccount that is there, with a token of one hour.
@@ -158,6 +180,29 @@ impl Cluster {
         let token = answer["status"]["token"].as_str().expect("the answer has a token");
         let text = self.credentials.kubeconfig(&self.url(), Some(token));
         self.write(&format!("{namespace}-{name}.kubeconfig"), &text)
+    }
+
+    /// What a ServiceAccount has asked for so far, and the status it was answered with.
+    pub fn requests_of(&self, namespace: &str, name: &str) -> BTreeSet<Request> {
+        let user = format!("system:serviceaccount:{namespace}:{name}");
+        let log = std::fs::read_to_string(self.audit_log()).unwrap_or_default();
+        log.lines()
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+            .filter(|event| event["user"]["username"] == *user)
+            .map(|event| {
+                let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+                Request {
+                    group: text(&event["objectRef"]["apiGroup"]),
+                    resource: text(&event["objectRef"]["resource"]),
+                    verb: text(&event["verb"]),
+                    status: event["responseStatus"]["code"].as_u64().unwrap_or_default(),
+                }
+            })
+            .collect()
+    }
+
+    fn audit_log(&self) -> PathBuf {
+        self.folder.path().join("audit.log")
     }
 
     /// Uses the API from its own host, as the user who may do everything.

@@ -3,6 +3,16 @@
 //! [`Cluster`] is the control plane, on a host of a lab; there is no controller and no kubelet, so
 //! tests write EndpointSlices and Nodes themselves, as they do with files. The programs come from
 //! [`programs`]; `scripts/kube-assets` sees to them.
+//!
+//! Each file of tests is a promise to an operator:
+//!
+//! - `watch`: what the API server is told becomes the table.
+//! - `flow`: what is applied is served.
+//! - `updates`: what changes is live at once, and costs nothing.
+//! - `outage`: nor does the API server's absence.
+//! - `schedulers`: by flag and by annotation.
+//! - `rbac`: no right too many, none too few.
+//! - `manifests`: what `deploy/` installs is accepted.
 
 pub mod api;
 pub mod cluster;
@@ -11,5 +21,19 @@ pub mod programs;
 pub use api::Api;
 pub use cluster::Cluster;
 
+#[cfg(test)]
+mod flow;
+#[cfg(test)]
+mod manifests;
+#[cfg(test)]
+mod outage;
+#[cfg(test)]
+mod rbac;
+#[cfg(test)]
+mod scene;
+#[cfg(test)]
+mod schedulers;
+#[cfg(test)]
+mod updates;
 #[cfg(test)]
 mod watch;

@@ -12,9 +12,24 @@ pub const VARIABLE: &str = "KUBEBUILDER_ASSETS";
 /// When it is in neither. A test that needs it has failed then; it is not skipped.
 #[track_caller]
 pub fn path(program: &str) -> PathBuf {
-    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/kube-assets");
-    let folders = std::env::var_os(VARIABLE).map(PathBuf::from).into_iter().chain([built]);
+    let folders = std::env::var_os(VARIABLE).map(PathBuf::from).into_iter().chain([built()]);
     folders.map(|folder| folder.join(program)).find(|path| path.is_file()).unwrap_or_else(|| {
         panic!("{program} is missing: run scripts/kube-assets, or set {VARIABLE}")
     })
+}
+
+/// The folder of the CustomResourceDefinitions that the Prometheus operator brings.
+///
+/// # Panics
+/// When it is missing.
+#[track_caller]
+pub fn definitions() -> PathBuf {
+    let folder = built().join("crds");
+    assert!(folder.is_dir(), "{} is missing: run scripts/kube-assets", folder.display());
+    folder
+}
+
+/// Where `scripts/kube-assets` puts what it builds.
+fn built() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/kube-assets")
 }

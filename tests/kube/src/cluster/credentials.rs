@@ -20,6 +20,7 @@ pub(super) struct Credentials {
     pub(super) account_key: PathBuf,
     pub(super) account_public_key: PathBuf,
     pub(super) tokens: PathBuf,
+    pub(super) audit_policy: PathBuf,
     authority: PathBuf,
 }
 
@@ -49,6 +50,7 @@ impl Credentials {
             account_key: write("accounts.key", &account_key.serialize_pem()),
             account_public_key: write("accounts.pub", &account_key.public_key_pem()),
             tokens: write("tokens.csv", &format!("{ADMIN_TOKEN},admin,admin,system:masters\n")),
+            audit_policy: write("audit.json", &audit_policy()),
             authority: write("authority.crt", &authority),
         }
     }
@@ -68,6 +70,20 @@ impl Credentials {
         })
         .to_string()
     }
+}
+
+/// Writes down what ServiceAccounts ask for, and nobody else.
+fn audit_policy() -> String {
+    json!({
+        "apiVersion": "audit.k8s.io/v1",
+        "kind": "Policy",
+        "omitStages": ["RequestReceived"],
+        "rules": [
+            { "level": "Metadata", "userGroups": ["system:serviceaccounts"] },
+            { "level": "None" },
+        ],
+    })
+    .to_string()
 }
 
 /// A certificate authority: its certificate as text, and what signs for it.
