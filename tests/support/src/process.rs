@@ -89,6 +89,18 @@ impl Process {
             .sum();
         Duration::from_millis(ticks * 10)
     }
+
+    /// Memory it holds now, without what is swapped out.
+    ///
+    /// # Panics
+    /// When it has ended.
+    pub fn resident_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id()))
+            .expect("a running process has a status file");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+        kib.expect("a status file has a line with the memory") * 1024
+    }
 }
 
 impl Drop for Process {

@@ -1,0 +1,57 @@
+//! How long an EndpointSlice takes from its writer to the first call on the new endpoint, and
+//! what that costs: streamvs against kube-proxy on the same node, in the same run.
+//!
+//! ```text
+//!  writer (control host) --PUT--> API server --watch--> proxy under test (node)
+//!                                     \--watch--> observer (node): the moment of the event
+//!  client pod: one call after the other through the Service, until the new pod answers
+//! ```
+
+mod fill;
+mod measure;
+mod observer;
+mod probe;
+mod proxy;
+mod table;
+
+use std::time::Duration;
+
+use clap::Parser;
+
+use crate::measure::Bench;
+use crate::proxy::Kind;
+use crate::table::Table;
+
+/// Latency from an EndpointSlice's write to its first use, and what it costs.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Numbers of Services, one part of the table each
+    #[arg(long, value_delimiter = ',', default_value = "100,10000")]
+    services: Vec<usize>,
+    /// Endpoints of each Service; none of them exists but those of the one that is measured
+    #[arg(long, default_value_t = 10)]
+    endpoints: usize,
+    /// Changes measured for each row
+    #[arg(long, default_value_t = 60)]
+    rounds: usize,
+    /// Pause between changes; kube-proxy holds back what comes within a second of the last
+    #[arg(long, default_value_t = 1500)]
+    pause_milliseconds: u64,
+    /// What to measure
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "streamvs,iptables,nftables")]
+    proxies: Vec<Kind>,
+}
+
+fn main() {
+    let arguments = Arguments::parse();
+    let mut table = Table::default();
+    for services in &arguments.services {
+        let bench = Bench::start(*services, arguments.endpoints);
+        for kind in &arguments.proxies {
+            eprintln!("{services} Services, {kind}");
+            let pause = Duration::from_millis(arguments.pause_milliseconds);
+            table.rows.push(bench.measure(*kind, arguments.rounds, pause));
+        }
+    }
+    println!("{table}");
+}

@@ -1,0 +1,103 @@
+//! The table, in Markdown.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::proxy::Kind;
+
+/// All of it.
+#[derive(Default)]
+pub(crate) struct Table {
+    pub(crate) rows: Vec<Row>,
+}
+
+/// A proxy among so many Services.
+pub(crate) struct Row {
+    pub(crate) services: usize,
+    pub(crate) endpoints: usize,
+    pub(crate) kind: Kind,
+    /// From the start of the process to the first call that was answered.
+    pub(crate) start: Duration,
+    /// Processor time until it had nothing to do any more after its start.
+    pub(crate) start_cpu: Duration,
+    /// From the write to a watcher's event.
+    pub(crate) to_event: Quantiles,
+    /// From the write to the first call on the new endpoint.
+    pub(crate) to_call: Quantiles,
+    /// From the watcher's event to that call.
+    pub(crate) event_to_call: Quantiles,
+    /// Processor time of a change, without calls.
+    pub(crate) per_change: Duration,
+    /// Memory at the end.
+    pub(crate) resident: u64,
+    /// Calls that failed while endpoints changed.
+    pub(crate) failed: u64,
+}
+
+/// The middle, the 99th of a hundred, and the worst.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Quantiles {
+    p50: Duration,
+    p99: Duration,
+    max: Duration,
+}
+
+impl Quantiles {
+    /// # Panics
+    /// Of none.
+    pub(crate) fn of(mut durations: Vec<Duration>) -> Self {
+        durations.sort_unstable();
+        let at = |share: f64| durations[((durations.len() - 1) as f64 * share).round() as usize];
+        Self { p50: at(0.5), p99: at(0.99), max: at(1.0) }
+    }
+}
+
+impl fmt::Display for Quantiles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ms = |duration: Duration| duration.as_secs_f64() * 1000.0;
+        write!(f, "{:.1} / {:.1} / {:.1}", ms(self.p50), ms(self.p99), ms(self.max))
+    }
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "Latencies in ms: p50 / p99 / worst.\n\n\
+             | Services / endpoints | proxy | start to first call | write to event | write to first \
+             call | event to first call | failed calls | CPU at start | CPU per change | RSS |\n\
+             | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
+        )?;
+        for row in &self.rows {
+            writeln!(
+                f,
+                "| {} / {} | {} | {:.2} s | {} | {} | {} | {} | {:.2} s | {:.1} ms | {:.0} MiB |",
+                row.services,
+                row.endpoints,
+                row.kind,
+                row.start.as_secs_f64(),
+                row.to_event,
+                row.to_call,
+                row.event_to_call,
+                row.failed,
+                row.start_cpu.as_secs_f64(),
+                row.per_change.as_secs_f64() * 1000.0,
+                row.resident as f64 / (1 << 20) as f64,
+            )?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::Quantiles;
+
+    #[test]
+    fn quantiles_are_of_the_sorted() {
+        let durations = (1..=101).rev().map(Duration::from_millis).collect();
+        assert_eq!(Quantiles::of(durations).to_string(), "51.0 / 100.0 / 101.0");
+    }
+}
