@@ -27,6 +27,7 @@ pub(crate) async fn serve(
     let Opened { from_client, from_endpoint, upstream, .. } = opened;
     let (worker, route) = (Rc::clone(&shared.worker), Rc::new(route));
     let drain = shared.drain.clone();
+    share(&downstream, worker.dial_options());
     let outcome = match worker.http2_engine() {
         Engine::H2 => {
             let first = pool_upstream(&worker, upstream, from_endpoint).await;

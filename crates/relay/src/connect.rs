@@ -245,8 +245,9 @@ impl fmt::Debug for Dialler {
     }
 }
 
-/// Prepares a connection that many streams will share: an endpoint that acknowledges nothing for
-/// [`DialOptions::user_timeout`] fails it, or streams would go on being sent into the void.
+/// Prepares a connection that many streams share, on either side: a peer that acknowledges nothing
+/// for [`DialOptions::user_timeout`] fails it, or streams would go on being sent into the void, and
+/// what waits for a client that never reads would wait for ever.
 ///
 /// Not for plain connections: the kernel counts a receiver that has closed its window as one that
 /// acknowledges nothing (tcp(7)), and would cut off every client or endpoint that pauses.
