@@ -10,6 +10,7 @@ use streamvs_balance::Plan;
 use streamvs_capture::Capture;
 use streamvs_resolve::Changes;
 use streamvs_table::publish;
+use streamvs_watch::NodeEvent;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinError;
@@ -65,7 +66,13 @@ async fn serve(options: RunOptions, settings: Settings, verbosity: Verbosity) ->
     let health = Arc::new(Health::new(sync_period * 2, node_state));
     let metrics = Arc::new(NodeMetrics::default());
     let programming = Arc::new(Programming::new(Arc::clone(&metrics)));
-    let server = Server::bind(config::admin_addresses(&options)).await.map_err(Error::Admin)?;
+    let server = match Server::bind(config::admin_addresses(&options)).await {
+        Ok(server) => server,
+        Err(error) => {
+            tell_of_failed_start(&source, &options, &error).await;
+            return Err(Error::Admin(error));
+        }
+    };
 
     // The data path listens before anything is captured.
     let port = options.listen_port;
@@ -169,6 +176,24 @@ async fn serve(options: RunOptions, settings: Settings, verbosity: Verbosity) ->
     let _ = admin.await;
     tracing::info!("stopped");
     failed.map_or(Ok(()), Err)
+}
+
+/// Lets those who look at the Node know why there is no agent, as kube-proxy does.
+async fn tell_of_failed_start(
+    source: &Source,
+    options: &RunOptions,
+    error: &streamvs_admin::Error,
+) {
+    let (Source::Kubernetes(config), streamvs_admin::Error::Bind { address, .. }) = (source, error)
+    else {
+        return;
+    };
+    let event = if Some(*address) == config::admin_addresses(options).healthz {
+        NodeEvent::HealthPort(error.to_string())
+    } else {
+        NodeEvent::MetricsPort(error.to_string())
+    };
+    streamvs_watch::report(config, event).await;
 }
 
 /// Waits for the last connection, the deadline, or an impatient second signal.

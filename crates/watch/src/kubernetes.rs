@@ -44,6 +44,7 @@ use tokio::time::sleep_until;
 use crate::Error;
 use crate::state::{self, LoadError, Place, SaveError, Saver, State};
 use cluster::Cluster;
+pub use events::{NodeEvent, report};
 use informer::{Informer, Selection};
 pub use object::Kind;
 use object::{Message, service, service_cidr, slice, this_node};
@@ -164,7 +165,8 @@ pub async fn kubernetes(
         if cluster.synced() {
             restored = None;
             if !std::mem::replace(&mut greeted, true) {
-                tasks.spawn(events::starting(Arc::clone(&server), Arc::clone(&node)));
+                let (server, node) = (Arc::clone(&server), Arc::clone(&node));
+                tasks.spawn(events::record(server, node, NodeEvent::Starting));
             }
         }
         if let Some(state) = restored.take_if(|_| cluster.any_broken() || restore_at <= now) {

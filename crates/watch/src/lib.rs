@@ -17,7 +17,8 @@ mod state;
 
 pub use error::Error;
 pub use kubernetes::{
-    Access, AccessError, Kind, KubernetesConfig, NodeStatus, Origin, Update, kubernetes,
+    Access, AccessError, Kind, KubernetesConfig, NodeEvent, NodeStatus, Origin, Update, kubernetes,
+    report,
 };
 pub use manifests::{ManifestsConfig, manifests};
 pub use state::SaveError;

@@ -11,6 +11,7 @@
 //! - `updates`: what changes is live at once, and costs nothing.
 //! - `outage`: nor does the API server's absence.
 //! - `schedulers`: by flag and by annotation.
+//! - `events`: a node's agent tells the API server of itself.
 //! - `rbac`: no right too many, none too few.
 //! - `manifests`: what `deploy/` installs is accepted.
 
@@ -21,6 +22,8 @@ pub mod programs;
 pub use api::Api;
 pub use cluster::Cluster;
 
+#[cfg(test)]
+mod events;
 #[cfg(test)]
 mod flow;
 #[cfg(test)]

@@ -11,6 +11,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube::api::{Api, PostParams};
 use tokio::time::timeout;
 
+use super::KubernetesConfig;
 use super::failure::Failure;
 use super::server::Server;
 
@@ -20,13 +21,57 @@ const CONTROLLER: &str = "streamvs";
 const NAMESPACE: &str = "default";
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// Tells that the agent of this node has started: kube-proxy's event `Starting` on the Node.
-pub(crate) async fn starting(server: Arc<Server>, node: Arc<str>) {
-    let event = about_node(&node, Timestamp::now());
+/// What is told of this node's agent: kube-proxy's events on the Node, by their names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NodeEvent {
+    /// `Starting`: it serves.
+    Starting,
+    /// `FailedToStartProxierHealthcheck`: the health port cannot be bound, and it ends.
+    HealthPort(String),
+    /// `FailedToStartMetricServer`: the metrics port cannot be bound, and it ends.
+    MetricsPort(String),
+}
+
+impl NodeEvent {
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::Starting => "Starting",
+            Self::HealthPort(_) => "FailedToStartProxierHealthcheck",
+            Self::MetricsPort(_) => "FailedToStartMetricServer",
+        }
+    }
+
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Starting => "Normal",
+            Self::HealthPort(_) | Self::MetricsPort(_) => "Warning",
+        }
+    }
+
+    fn note(&self) -> &str {
+        match self {
+            Self::Starting => concat!("streamvs ", env!("CARGO_PKG_VERSION"), " serves"),
+            Self::HealthPort(why) | Self::MetricsPort(why) => why,
+        }
+    }
+}
+
+/// Tells of an agent that ends before it has begun to watch. Waits at most 10 s.
+pub async fn report(config: &KubernetesConfig, event: NodeEvent) {
+    match Server::new(config.access.clone()).await {
+        Ok(server) => record(Arc::new(server), Arc::clone(&config.resolver.node_name), event).await,
+        Err(error) => tracing::info!(%error, reason = event.reason(), "event is not recorded"),
+    }
+}
+
+/// Records an event on this node's Node.
+pub(crate) async fn record(server: Arc<Server>, node: Arc<str>, event: NodeEvent) {
+    let reason = event.reason();
+    let event = about_node(&node, &event, Timestamp::now());
     match timeout(DEADLINE, post(&server, &event)).await {
         Ok(Ok(())) => {}
-        Ok(Err(failure)) => tracing::info!(%failure, "the event Starting is not recorded"),
-        Err(_) => tracing::info!("the event Starting is not recorded in time"),
+        Ok(Err(failure)) => tracing::info!(%failure, reason, "event is not recorded"),
+        Err(_) => tracing::info!(reason, "event is not recorded in time"),
     }
 }
 
@@ -36,7 +81,7 @@ async fn post(server: &Server, event: &Event) -> Result<(), Failure> {
     Ok(())
 }
 
-fn about_node(node: &str, now: Timestamp) -> Event {
+fn about_node(node: &str, event: &NodeEvent, now: Timestamp) -> Event {
     Event {
         metadata: ObjectMeta {
             // As client-go names them: unique for an object and a time.
@@ -45,10 +90,10 @@ fn about_node(node: &str, now: Timestamp) -> Event {
             ..ObjectMeta::default()
         },
         event_time: Some(MicroTime(now)),
-        type_: Some("Normal".to_owned()),
-        reason: Some("Starting".to_owned()),
+        type_: Some(event.kind().to_owned()),
+        reason: Some(event.reason().to_owned()),
         action: Some("StartStreamvs".to_owned()),
-        note: Some(concat!("streamvs ", env!("CARGO_PKG_VERSION"), " serves").to_owned()),
+        note: Some(event.note().to_owned()),
         regarding: Some(ObjectReference {
             kind: Some("Node".to_owned()),
             name: Some(node.to_owned()),
