@@ -25,8 +25,7 @@ use std::process::ExitCode;
 use crate::cli::Command;
 use crate::invocation::{Invocation, Refusal};
 
-// The data path allocates on one thread and frees on the same, which suits its per-thread heaps:
-// see docs/decisions for the figures.
+// The data path allocates on one thread and frees on the same, which suits its per-thread heaps.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
