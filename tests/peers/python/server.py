@@ -11,6 +11,32 @@ import peer_pb2_grpc
 MESSAGE = "40 % of naïve plans ✗"
 
 
+class Ending:
+    """Tells once that a call which was asked to wait is over, even if grpcio asks for no more of it."""
+
+    def __init__(self, context):
+        self.lock = threading.Lock()
+        self.over = threading.Event()
+        self.waits = False
+        self.told = False
+        if not context.add_callback(self.end):
+            self.end()
+
+    def end(self):
+        self.over.set()
+        self.tell()
+
+    def expect(self):
+        self.waits = True
+        self.tell()
+
+    def tell(self):
+        with self.lock:
+            if self.waits and self.over.is_set() and not self.told:
+                self.told = True
+                print("ended early", flush=True)
+
+
 class Peer(peer_pb2_grpc.PeerServicer):
     def __init__(self, name):
         self.name = name
@@ -20,9 +46,9 @@ class Peer(peer_pb2_grpc.PeerServicer):
             context.set_compression(grpc.Compression.Gzip)
         self.begin(context)
         if ask.wait:
-            over = threading.Event()
-            context.add_callback(over.set)
-            self.wait(over)
+            ending = Ending(context)
+            ending.expect()
+            ending.over.wait(30)
             return peer_pb2.Answer()
         if ask.status:
             code = next(code for code in grpc.StatusCode if code.value[0] == ask.status)
@@ -40,23 +66,20 @@ class Peer(peer_pb2_grpc.PeerServicer):
 
     def Converse(self, asks, context):
         self.begin(context)
-        over = threading.Event()
-        context.add_callback(over.set)
+        ending = Ending(context)
         received = 0
         for ask in asks:
             received += len(ask.body)
+            if ask.wait:
+                ending.expect()
             yield self.answer(received, ask.answer_bytes)
             if ask.wait:
-                self.wait(over)
+                ending.over.wait(30)
 
     def begin(self, context):
         echo = [pair for pair in context.invocation_metadata() if pair[0] in ("x-text", "x-octets-bin")]
         context.send_initial_metadata(echo)
         context.set_trailing_metadata(echo)
-
-    def wait(self, over):
-        if over.wait(30):
-            print("ended early", flush=True)
 
     def answer(self, received, length):
         body = (bytes(range(251)) * (length // 251 + 1))[:length]
