@@ -20,7 +20,6 @@ use clap::Parser;
 
 use crate::measure::Bench;
 use crate::proxy::Kind;
-use crate::table::Table;
 
 /// Latency from an EndpointSlice's write to its first use, and what it costs.
 #[derive(Debug, Parser)]
@@ -44,14 +43,13 @@ struct Arguments {
 
 fn main() {
     let arguments = Arguments::parse();
-    let mut table = Table::default();
+    println!("{}", table::HEAD);
     for services in &arguments.services {
         let bench = Bench::start(*services, arguments.endpoints);
         for kind in &arguments.proxies {
             eprintln!("{services} Services, {kind}");
             let pause = Duration::from_millis(arguments.pause_milliseconds);
-            table.rows.push(bench.measure(*kind, arguments.rounds, pause));
+            println!("{}", bench.measure(*kind, arguments.rounds, pause));
         }
     }
-    println!("{table}");
 }

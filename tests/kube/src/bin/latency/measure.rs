@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use streamvs_support::lab::Lab;
 use streamvs_support::manifest::{Endpoint, Service, node};
 use streamvs_support::process::Process;
@@ -16,7 +16,7 @@ use crate::fill::fill;
 use crate::observer::observe;
 use crate::probe::Probe;
 use crate::proxy::Kind;
-use crate::table::{Quantiles, Row};
+use crate::table::{Measured, Quantiles, Row};
 
 /// What the Service under test listens on, and its endpoints.
 const PORTS: (u16, u16) = (80, 9000);
@@ -54,6 +54,11 @@ impl Bench {
         let (port, target) = PORTS;
         let service = Service::new("probe", &[Family::V4], 10).port("grpc", port, target);
         cluster.apply(&[node("node", "zone-a"), service.object()]);
+        // Without it kube-proxy asks for it for half a minute before it starts.
+        let address = json!({ "type": "InternalIP", "address": lab.node().ip(Family::V4) });
+        let patch = json!({ "status": { "addresses": [address] } }).to_string();
+        let arguments = ["patch", "node", "node", "--subresource=status", "-p", &patch];
+        cluster.kubectl(&arguments, "");
         let start = Instant::now();
         fill(&cluster, services, endpoints);
         eprintln!("{services} Services written in {:?}", start.elapsed());
@@ -73,7 +78,7 @@ impl Bench {
     /// Measures one proxy.
     ///
     /// # Panics
-    /// When it ends, or a change is not seen in time.
+    /// When it ends, or serves and then does not see a change in time.
     pub(crate) fn measure(&self, kind: Kind, rounds: usize, pause: Duration) -> Row {
         let node = self.lab.node();
         self.write("a");
@@ -81,13 +86,22 @@ impl Bench {
         let mut process = kind.start(node, &self.kubeconfig, self.folder.path());
         let target = SocketAddr::new(self.service.ip(Family::V4), PORTS.0);
         let probe = Probe::start(self.lab.pod("client"), target, kind.by_connection());
-        let (first, at) = probe.changes.recv_timeout(START).unwrap_or_else(|_| {
-            panic!("{kind} does not serve ({:?}):\n{}", process.ended(), process.log())
-        });
-        assert_eq!(first, "a");
-        let start = at - started;
+        let first = probe.changes.recv_timeout(START);
         // Calls would be processor time too.
         probe.stop();
+        assert_eq!(process.ended(), None, "{kind}:\n{}", process.log());
+        let row = |start, measured| Row {
+            services: self.services,
+            endpoints: self.services * self.endpoints,
+            kind,
+            start,
+            measured,
+        };
+        let Ok((_, at)) = first else {
+            Kind::sweep(process, node);
+            return row(START, None);
+        };
+        let start = at - started;
         let start_cpu = settle(&process);
 
         let observer = observe(node, self.kubeconfig.clone(), "probe-v4");
@@ -124,13 +138,8 @@ impl Bench {
         }
         let per_change = (settle(&process) - before) / u32::try_from(rounds).unwrap_or(u32::MAX);
         let resident = process.resident_bytes();
-        drop(process);
-        Kind::sweep(node);
-        Row {
-            services: self.services,
-            endpoints: self.services * self.endpoints,
-            kind,
-            start,
+        Kind::sweep(process, node);
+        let measured = Measured {
             start_cpu,
             to_event: quantiles(&|(written, event, _)| event - written),
             to_call: quantiles(&|(written, _, call)| call - written),
@@ -138,7 +147,8 @@ impl Bench {
             per_change,
             resident,
             failed,
-        }
+        };
+        row(start, Some(measured))
     }
 
     /// Makes a pod the only endpoint.

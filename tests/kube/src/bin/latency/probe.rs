@@ -7,6 +7,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use streamvs_support::Family;
 use streamvs_support::grpc::{Client, Kind};
 use streamvs_support::lab::{Host, block_on_local};
 
@@ -37,12 +38,15 @@ impl Probe {
         let (sender, changes) = channel();
         let shared = Arc::new(Shared::default());
         let also = Arc::clone(&shared);
+        // Any port; and a reset at the end, for a thousand connections a second would leave no
+        // port that is not in TIME_WAIT within half a minute.
+        let source = SocketAddr::new(pod.ip(Family::of(target.ip())), 0);
         let thread = pod.spawn(move || {
             block_on_local(async move {
                 let mut last = String::new();
                 let mut open: Option<Client> = None;
                 while !also.stop.load(Ordering::Relaxed) {
-                    match call(target, open.take()).await {
+                    match call(source, target, open.take()).await {
                         Some((client, endpoint)) => {
                             if endpoint != last {
                                 let _ = sender.send((endpoint.clone(), Instant::now()));
@@ -74,10 +78,17 @@ impl Probe {
     }
 }
 
-async fn call(target: SocketAddr, open: Option<Client>) -> Option<(Client, String)> {
+async fn call(
+    source: SocketAddr,
+    target: SocketAddr,
+    open: Option<Client>,
+) -> Option<(Client, String)> {
     let client = match open {
         Some(client) => client,
-        None => tokio::time::timeout(CONNECT, Client::connect(target)).await.ok()?.ok()?,
+        None => {
+            let connect = Client::connect_from(source, target);
+            tokio::time::timeout(CONNECT, connect).await.ok()?.ok()?
+        }
     };
     let reply = client.ask(Kind::Unary).await.ok()?;
     Some((client, reply.endpoint))

@@ -1,11 +1,16 @@
 //! The program under test, as a process on the node.
 
 use std::fmt;
-use std::path::Path;
+use std::os::unix::fs::symlink;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 use streamvs_support::agent;
 use streamvs_support::lab::Host;
+use streamvs_support::privilege;
 use streamvs_support::process::Process;
 use streamvs_test_kube::programs;
 
@@ -17,6 +22,8 @@ pub(crate) enum Kind {
     StreamvsConnections,
     /// kube-proxy in iptables mode; each call on a connection of its own
     Iptables,
+    /// The same with iptables-legacy
+    IptablesLegacy,
     /// kube-proxy in nftables mode; each call on a connection of its own
     Nftables,
 }
@@ -42,9 +49,13 @@ impl Kind {
                     .arg(folder.join(format!("{self}.sock")));
                 command
             }
-            Self::Iptables | Self::Nftables => {
+            Self::Iptables | Self::IptablesLegacy | Self::Nftables => {
                 let mut command = node.command(programs::path("kube-proxy"));
-                let mode = if self == Self::Iptables { "iptables" } else { "nftables" };
+                let mode = if self == Self::Nftables { "nftables" } else { "iptables" };
+                if self == Self::IptablesLegacy {
+                    let path = std::env::var("PATH").unwrap_or_default();
+                    command.env("PATH", format!("{}:{path}", legacy(folder).display()));
+                }
                 command
                     .args(["--hostname-override=node", "--cluster-cidr=10.244.0.0/16"])
                     .arg(format!("--proxy-mode={mode}"))
@@ -55,16 +66,39 @@ impl Kind {
                 command
             }
         };
-        command.current_dir(folder);
+        command.current_dir(folder).process_group(0);
         Process::start(command, &log)
     }
 
-    /// Takes away all rules that any of them made: the node is the bench's own namespace.
-    pub(crate) fn sweep(node: &Host) {
+    /// Ends a proxy with what it has started, and takes away all rules that any of them made: the
+    /// node is the bench's own namespace.
+    pub(crate) fn sweep(process: Process, node: &Host) {
+        let group = Pid::from_raw(process.id().cast_signed());
+        // An iptables-restore would go on for minutes.
+        killpg(group, Signal::SIGKILL).expect("the proxy runs in a group of its own");
+        drop(process);
         node.output("nft", &["flush", "ruleset"]);
+        for family in ["iptables-legacy-restore", "ip6tables-legacy-restore"] {
+            node.feed(family, &[], "*nat\nCOMMIT\n*filter\nCOMMIT\n*mangle\nCOMMIT\n");
+        }
         node.output("ipset", &["destroy"]);
         node.netns().output("conntrack", &["-F"]);
     }
+}
+
+/// A folder in which `iptables` is iptables-legacy.
+fn legacy(folder: &Path) -> PathBuf {
+    let folder = folder.join("legacy");
+    std::fs::create_dir_all(&folder).expect("the bench's folder can be written to");
+    for family in ["iptables", "ip6tables"] {
+        for suffix in ["", "-save", "-restore"] {
+            let program = privilege::find(&format!("{family}-legacy{suffix}"));
+            let link = folder.join(format!("{family}{suffix}"));
+            let _ = std::fs::remove_file(&link);
+            symlink(program.expect("iptables-legacy is installed"), link).expect("a new name");
+        }
+    }
+    folder
 }
 
 impl fmt::Display for Kind {
@@ -73,6 +107,7 @@ impl fmt::Display for Kind {
             Self::Streamvs => "streamvs, open connection",
             Self::StreamvsConnections => "streamvs, new connections",
             Self::Iptables => "kube-proxy iptables",
+            Self::IptablesLegacy => "kube-proxy iptables-legacy",
             Self::Nftables => "kube-proxy nftables",
         })
     }

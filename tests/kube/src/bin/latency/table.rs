@@ -1,23 +1,32 @@
-//! The table, in Markdown.
+//! The table, in Markdown, row by row.
 
 use std::fmt;
 use std::time::Duration;
 
 use crate::proxy::Kind;
 
-/// All of it.
-#[derive(Default)]
-pub(crate) struct Table {
-    pub(crate) rows: Vec<Row>,
-}
+/// What stands above the rows.
+pub(crate) const HEAD: &str = "\
+Latencies in ms: p50 / p99 / worst.
+
+| Services / endpoints | proxy | start to first call | write to event | write to first call \
+| event to first call | failed calls | CPU at start | CPU per change | RSS |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |";
 
 /// A proxy among so many Services.
 pub(crate) struct Row {
     pub(crate) services: usize,
     pub(crate) endpoints: usize,
     pub(crate) kind: Kind,
-    /// From the start of the process to the first call that was answered.
+    /// From the start of the process to the first call that was answered, or as long as anybody
+    /// waited for that.
     pub(crate) start: Duration,
+    /// None when there was no such call.
+    pub(crate) measured: Option<Measured>,
+}
+
+/// What came after the first call.
+pub(crate) struct Measured {
     /// Processor time until it had nothing to do any more after its start.
     pub(crate) start_cpu: Duration,
     /// From the write to a watcher's event.
@@ -59,33 +68,24 @@ impl fmt::Display for Quantiles {
     }
 }
 
-impl fmt::Display for Table {
+impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(
+        write!(f, "| {} / {} | {} ", self.services, self.endpoints, self.kind)?;
+        let Some(measured) = &self.measured else {
+            return write!(f, "| not within {} s | | | | | | | |", self.start.as_secs());
+        };
+        write!(
             f,
-            "Latencies in ms: p50 / p99 / worst.\n\n\
-             | Services / endpoints | proxy | start to first call | write to event | write to first \
-             call | event to first call | failed calls | CPU at start | CPU per change | RSS |\n\
-             | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
-        )?;
-        for row in &self.rows {
-            writeln!(
-                f,
-                "| {} / {} | {} | {:.2} s | {} | {} | {} | {} | {:.2} s | {:.1} ms | {:.0} MiB |",
-                row.services,
-                row.endpoints,
-                row.kind,
-                row.start.as_secs_f64(),
-                row.to_event,
-                row.to_call,
-                row.event_to_call,
-                row.failed,
-                row.start_cpu.as_secs_f64(),
-                row.per_change.as_secs_f64() * 1000.0,
-                row.resident as f64 / (1 << 20) as f64,
-            )?;
-        }
-        Ok(())
+            "| {:.2} s | {} | {} | {} | {} | {:.2} s | {:.1} ms | {:.0} MiB |",
+            self.start.as_secs_f64(),
+            measured.to_event,
+            measured.to_call,
+            measured.event_to_call,
+            measured.failed,
+            measured.start_cpu.as_secs_f64(),
+            measured.per_change.as_secs_f64() * 1000.0,
+            measured.resident as f64 / (1 << 20) as f64,
+        )
     }
 }
 
