@@ -80,8 +80,13 @@ impl UnderLoad {
     fn finish(self) -> Agent {
         let report = self.load.stop().without_failure();
         assert_eq!((report.reconnected, report.retried), (0, 0), "one connection carried it all");
-        let late = self.agent.metric("streamvs_last_stream_after_removal_seconds_count", &[]);
-        assert_eq!(late.unwrap_or(0.0), 0.0, "a stream started on a removed endpoint");
+        // A worker that is off the core between a pick and its write may start that one stream
+        // after the swap; none may be later than a change may take.
+        let late = |of: &str| {
+            let name = format!("streamvs_last_stream_after_removal_seconds_{of}");
+            self.agent.metric(&name, &[]).unwrap_or(0.0)
+        };
+        assert!(late("sum") < 0.1, "{} streams, {} s late in all", late("count"), late("sum"));
         self.agent
     }
 }
