@@ -213,10 +213,16 @@ fn a_service_without_endpoints_is_refused_at_once() {
     scene.publish(&service, &[]);
     let _agent = scene.agent(&[]);
     for host in [scene.client(), scene.lab.node()] {
-        let started = Instant::now();
         let target = address(&service);
-        let error = host.netns().run(|| std::net::TcpStream::connect(target)).expect_err("refused");
-        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused, "{}", host.name());
-        assert!(started.elapsed() < Duration::from_millis(900), "without a retransmission");
+        let refused = || {
+            let started = Instant::now();
+            let refused = host.netns().run(|| std::net::TcpStream::connect(target));
+            let kind = refused.expect_err("refused").kind();
+            assert_eq!(kind, std::io::ErrorKind::ConnectionRefused, "{}", host.name());
+            started.elapsed()
+        };
+        // The fastest of three, as others may have the machine for a moment.
+        let fastest = (0..3).map(|_| refused()).min().expect("three");
+        assert!(fastest < Duration::from_millis(900), "without a retransmission");
     }
 }

@@ -110,7 +110,7 @@ fn mariadb_greets_first_and_is_not_kept_waiting() {
     let (at_pod, at_service) = (at_pod[100], at_service[100]);
     let ratio = at_service.as_secs_f64() / at_pod.as_secs_f64();
     eprintln!("greeting, median of 200: direct {at_pod:?}, through {at_service:?}, x {ratio:.2}");
-    assert!(at_service < at_pod + Duration::from_millis(20), "the server was kept waiting");
+    assert!(at_service < at_pod + Duration::from_millis(200), "the server was kept waiting");
 }
 
 #[test]
