@@ -122,10 +122,11 @@ async fn accept_until_drained(config: Config) -> io::Result<()> {
 
     let mut drain = shared.drain.clone();
     let mut draining = pin!(drain.wait_for(|draining| *draining));
-    // Draining wins over what still waits to be accepted.
-    while let Some(accepted) = poll_fn(|cx| match draining.as_mut().poll(cx) {
-        Poll::Ready(_) => Poll::Ready(None),
-        Poll::Pending => listener.poll_accept(cx).map(Some),
+    // What waits to be accepted wins over draining: it would be reset. It is no more than one
+    // turn's worth, since the runtime ends a turn that always finds more.
+    while let Some(accepted) = poll_fn(|cx| match listener.poll_accept(cx) {
+        Poll::Ready(accepted) => Poll::Ready(Some(accepted)),
+        Poll::Pending => draining.as_mut().poll(cx).map(|_| None),
     })
     .await
     {

@@ -23,6 +23,9 @@ pub struct Config {
     pub listen_port: u16,
     /// Mark bits (`SO_MARK`) of the proxy's own sockets, which are not captured. Not 0.
     pub mark: u32,
+    /// The mark bit of new connections without which they are not captured
+    /// ([`Gate::bit`](crate::Gate::bit)); none where there is no gate.
+    pub gate: Option<u32>,
     /// The cluster's service ranges, where known: each gets one route over `lo` if nothing else
     /// routes it. Service addresses outside of them get a route each.
     pub service_cidrs: Vec<IpNet>,
@@ -42,7 +45,7 @@ impl Config {
     }
 
     fn ruleset(&self, family: Family) -> Ruleset {
-        Ruleset { family, listen_port: self.listen_port, mark: self.mark }
+        Ruleset { family, listen_port: self.listen_port, mark: self.mark, gate: self.gate }
     }
 }
 

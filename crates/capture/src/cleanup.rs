@@ -7,11 +7,11 @@ use crate::created::{self, Made};
 use crate::ipset::Ipset;
 use crate::ruleset::Table;
 use crate::tools::{Flavour, Iptables};
-use crate::{Error, Removed, command, link, render, sets};
+use crate::{Error, Removed, command, gate, link, render, sets};
 
 /// Removes whatever any version of streamvs put into this network namespace, running or not, in
-/// both iptables and both families: jumps, chains, sets, routes, and the empty tables of
-/// iptables-nft that it had created. Nothing else is touched. Idempotent: a second run finds
+/// both iptables and both families: jumps, chains, sets, routes, a gate without owner, and the
+/// empty tables of iptables-nft that it had created. Nothing else is touched. Idempotent: a second run finds
 /// nothing. Returns what it removed, in order.
 ///
 /// What a missing program would have shown is passed over with a warning.
@@ -37,6 +37,11 @@ pub async fn cleanup() -> Result<Vec<Removed>, Error> {
         Err(missing) => tracing::warn!(%missing, "no sets were looked for"),
     }
     removed.extend(link::remove().await?.into_iter().map(Removed::Route));
+    match gate::remove_left_behind() {
+        Ok(true) => removed.push(Removed::Gate),
+        Ok(false) => {}
+        Err(error) => tracing::warn!(%error, "no gate was looked for"),
+    }
     Ok(removed)
 }
 

@@ -17,9 +17,13 @@
 //!            |                                          route to 10.96.0.1?
 //!            |                                          by default, or ours over lo (link)
 //!            v                                                   v
+//!  gate: of a new TCP connection, mark bit 0x4           gate (the same)
+//!            |                                                   |
+//!            v                                                   v
 //!  nat PREROUTING                                        nat OUTPUT
 //!    1. STREAMVS-CAPTURE                                   1. STREAMVS-CAPTURE
-//!         TCP, without our mark, in streamvs4/6 ----.           (the same rule)  ------.
+//!         without the gate's bit: return                        (the same rules)
+//!         TCP, without our mark, in streamvs4/6 ----.                            ------.
 //!    2. KUBE-SERVICES (kube-proxy, if there)        |      2. KUBE-SERVICES            |
 //!            |                                      |            |                     |
 //!        not captured                           captured     not captured          captured
@@ -52,6 +56,7 @@
 //!   is always there: [`LISTENER_V4`] and [`LISTENER_V6`], made local by one route each
 //!   (`ip route add local 169.254.83.86 dev lo`). They are not bound to an interface, are never a
 //!   source address of other traffic, and the listener on `[::]` hears them.
+//! - **Captured only while we live.** See [`Gate`].
 //! - **No loops.** The proxy's sockets carry the mark ([`Config::mark`]) and pass uncaptured.
 //! - **The listener is not for others.** Whoever dials the listen port himself, on whatever
 //!   address and interface, `lo` too, gets a reset: only a connection whose destination was
@@ -88,6 +93,7 @@ mod command;
 mod created;
 mod desired;
 mod error;
+mod gate;
 mod ipset;
 mod link;
 mod listing;
@@ -102,6 +108,7 @@ pub use capture::{Capture, Config};
 pub use cleanup::cleanup;
 pub use desired::Desired;
 pub use error::{ConfigError, Error, RouteAttempt};
+pub use gate::{BEAT, Gate, GateConfig, Switch};
 pub use link::PROTOCOL as ROUTE_PROTOCOL;
 pub use listing::JumpDamage;
 pub use original_dst::original_destination;

@@ -137,6 +137,8 @@ fn written(ruleset: &Ruleset, chain: Chain, rule: &Rule) -> String {
         }),
         Verdict::Drop => push("-j DROP"),
         Verdict::Call(chain) => push(&format!("-j {}", chain.as_str())),
+        Verdict::Return => push("-j RETURN"),
+        Verdict::Unmark(bit) => push(&format!("-j MARK --set-xmark 0x0/{bit:#x}")),
     }
     text
 }

@@ -116,6 +116,8 @@ pub enum Removed {
     Set(String),
     /// A route.
     Route(IpNet),
+    /// The table of a gate without owner.
+    Gate,
 }
 
 impl fmt::Display for Removed {
@@ -134,6 +136,7 @@ impl fmt::Display for Removed {
                 write!(f, "{} {family} empty table {table}", Flavour::Nft)
             }
             Self::Set(name) => write!(f, "set {name}"),
+            Self::Gate => write!(f, "nft inet table {}", crate::gate::table::NAME),
             Self::Route(network) => write!(f, "route to {network}"),
         }
     }

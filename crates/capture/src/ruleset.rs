@@ -146,7 +146,7 @@ pub(crate) enum Condition {
     Port(u16),
     /// It opens a TCP connection: SYN, and neither ACK, RST nor FIN.
     Opening,
-    /// None of these mark bits is set: it is not from a socket of ours.
+    /// None of these mark bits is set: it is not from a socket of ours, or the gate is shut.
     WithoutMark(u32),
     /// It is the first of its connection.
     New,
@@ -173,6 +173,10 @@ pub(crate) enum Verdict {
     Drop,
     /// The other chain is asked, then the next rule.
     Call(Chain),
+    /// Its chain has no more to say.
+    Return,
+    /// It loses this mark bit, then the next rule.
+    Unmark(u32),
 }
 
 /// One rule.
@@ -190,11 +194,37 @@ pub(crate) struct Ruleset {
     pub(crate) family: Family,
     pub(crate) listen_port: u16,
     pub(crate) mark: u32,
+    /// The mark bit without which nothing is captured; none: there is no gate.
+    pub(crate) gate: Option<u32>,
 }
 
 impl Ruleset {
     /// The rules of one chain, in order.
     pub(crate) fn rules(&self, chain: Chain) -> Vec<Rule> {
+        match chain {
+            Chain::Capture => self.gated(self.ungated(chain)),
+            Chain::Input | Chain::Forward | Chain::Refuse => self.ungated(chain),
+        }
+    }
+
+    /// Rules that a packet only comes to when it carries the gate's bit, which stays on none that
+    /// goes on.
+    fn gated(&self, rules: Vec<Rule>) -> Vec<Rule> {
+        let Some(bit) = self.gate else { return rules };
+        let shut = Rule {
+            when: vec![Condition::WithoutMark(bit)],
+            verdict: Verdict::Return,
+            comment: "streamvs gate is shut",
+        };
+        let passed = Rule {
+            when: vec![],
+            verdict: Verdict::Unmark(bit),
+            comment: "streamvs leaves it alone",
+        };
+        [vec![shut], rules, vec![passed]].concat()
+    }
+
+    fn ungated(&self, chain: Chain) -> Vec<Rule> {
         use Condition::{
             Destination, In, LeavesByLoopback, Opening, Port, Tcp, Translated, WithoutMark,
         };

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use streamvs_admin::{Admin, Health, Moment, NodeMetrics, NodeState, Pages, Server, TableSource};
 use streamvs_balance::Plan;
-use streamvs_capture::Capture;
+use streamvs_capture::{Capture, Gate, GateConfig, Switch};
 use streamvs_resolve::Changes;
 use streamvs_table::publish;
 use streamvs_watch::NodeEvent;
@@ -74,6 +74,8 @@ async fn serve(options: RunOptions, settings: Settings, verbosity: Verbosity) ->
         }
     };
 
+    // Before the listeners: the kernel closes a dead process's descriptors in this order.
+    let gate = config::gate(&options).map(make_gate).transpose()?.flatten();
     // The data path listens before anything is captured.
     let port = options.listen_port;
     let listeners = streamvs_accept::bind(port, config::worker_count(&options))
@@ -88,12 +90,14 @@ async fn serve(options: RunOptions, settings: Settings, verbosity: Verbosity) ->
         relay: config::relay(&options),
         on_refused: config::count_refusals(&metrics),
         drain: draining,
+        gate: gate.clone(),
     };
     let mut workers = workers::start(listeners, &shared)?;
 
     let (desired, desired_changed) = watch::channel(None);
     let rules = Rules {
-        config: config::capture(&options),
+        config: config::capture(&options, gate.as_deref().map(Gate::bit)),
+        gate,
         desired: desired_changed,
         sync_period,
         health: Arc::clone(&health),
@@ -176,6 +180,30 @@ async fn serve(options: RunOptions, settings: Settings, verbosity: Verbosity) ->
     let _ = admin.await;
     tracing::info!("stopped");
     failed.map_or(Ok(()), Err)
+}
+
+/// None where this kernel has no gate and nobody insisted on one.
+fn make_gate(config: GateConfig) -> Result<Option<Arc<Gate>>, Error> {
+    match Gate::new(config) {
+        Ok(gate) => {
+            if config.switch == Switch::Auto && !gate.is_owned() {
+                tracing::warn!(
+                    timeout = ?config.timeout,
+                    "this kernel has no nftables tables with owner: new connections are lost for \
+                     this long should the agent die"
+                );
+            }
+            Ok(Some(Arc::new(gate)))
+        }
+        Err(error) if config.switch == Switch::Auto => {
+            tracing::warn!(
+                %error,
+                "this kernel has no dead-man switch: new connections are lost should the agent die"
+            );
+            Ok(None)
+        }
+        Err(error) => Err(Error::Gate(error)),
+    }
 }
 
 /// Lets those who look at the Node know why there is no agent, as kube-proxy does.

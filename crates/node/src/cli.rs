@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub(crate) use run::{CaptureMode, Http2Engine, IptablesBackend, RunOptions};
+pub(crate) use run::{CaptureMode, DeadManSwitch, Http2Engine, IptablesBackend, RunOptions};
 
 /// Where `run` and `list` meet unless told otherwise.
 const ADMIN_SOCKET: &str = "/run/streamvs/admin.sock";

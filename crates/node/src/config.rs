@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use streamvs_accept::{OnRefused, RefusalReason};
 use streamvs_admin::{Addresses, NodeMetrics, Refusal};
-use streamvs_capture::Tools;
+use streamvs_capture::{GateConfig, Switch, Tools};
 use streamvs_relay::Options;
 use streamvs_relay::connect::DialOptions;
 use streamvs_relay::h2::Engine;
 use streamvs_watch::{Access, KubernetesConfig, ManifestsConfig};
 
 use crate::cli::values::{BindAddress, MAX_SYNC_PERIOD};
-use crate::cli::{CaptureMode, Http2Engine, IptablesBackend, RunOptions};
+use crate::cli::{CaptureMode, DeadManSwitch, Http2Engine, IptablesBackend, RunOptions};
 use crate::error::Error;
 
 /// A bit that neither kube-proxy nor the common network plugins use.
@@ -69,13 +69,31 @@ fn upstream_mark(options: &RunOptions) -> Option<u32> {
     }
 }
 
-/// None: `--capture none`.
-pub(crate) fn capture(options: &RunOptions) -> Option<streamvs_capture::Config> {
+/// None: nothing is captured, or always.
+pub(crate) fn gate(options: &RunOptions) -> Option<GateConfig> {
+    let switch = match options.dead_man_switch {
+        _ if options.capture == CaptureMode::None => return None,
+        DeadManSwitch::None => return None,
+        DeadManSwitch::Auto => Switch::Auto,
+        DeadManSwitch::Owner => Switch::Owner,
+        DeadManSwitch::Lease => Switch::Lease,
+    };
+    Some(GateConfig {
+        mark: options.upstream_mark.unwrap_or(DEFAULT_MARK),
+        timeout: options.dead_man_timeout,
+        worker_count: worker_count(options),
+        switch,
+    })
+}
+
+/// None: `--capture none`. `gate` is the mark bit of the gate.
+pub(crate) fn capture(options: &RunOptions, gate: Option<u32>) -> Option<streamvs_capture::Config> {
     match options.capture {
         CaptureMode::None => None,
         CaptureMode::Iptables => Some(streamvs_capture::Config {
             listen_port: options.listen_port,
             mark: options.upstream_mark.unwrap_or(DEFAULT_MARK),
+            gate,
             service_cidrs: options.service_cidrs.clone(),
             tools: match options.iptables_backend {
                 IptablesBackend::Auto => Tools::Auto,

@@ -16,18 +16,23 @@ use std::time::{Duration, Instant};
 use ipnet::IpNet;
 use streamvs_admin::{Health, Moment, NodeMetrics, NodeState, Sync, TableSource};
 use streamvs_balance::{Plan, SchedulerName};
-use streamvs_capture::{Capture, Desired};
+use streamvs_capture::{BEAT, Capture, Desired, Gate};
 use streamvs_resolve::Changes;
 use streamvs_table::publish::Publisher;
 use streamvs_table::{Family, Snapshot};
 use streamvs_watch::{NodeStatus, Origin, Update};
 use tokio::sync::{oneshot, watch};
+use tokio::time::timeout;
 
 use crate::error::Error;
 use crate::programming::Programming;
 
 /// How long a failed change of rules waits before it is tried again.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
+
+/// How long the start waits for the workers. They have nothing to do then, so this is the time of a
+/// machine that does other things.
+const GATE_OPENS: Duration = Duration::from_secs(10);
 
 /// The plan, which new tables change, and new defaults: one after the other, on one thread.
 pub(crate) struct Plans {
@@ -156,6 +161,8 @@ impl Publication {
 pub(crate) struct Rules {
     /// None: `--capture none`.
     pub(crate) config: Option<streamvs_capture::Config>,
+    /// None: captured is what the rules say, whether we live or not.
+    pub(crate) gate: Option<Arc<Gate>>,
     pub(crate) desired: watch::Receiver<Option<Arc<Desired>>>,
     pub(crate) sync_period: Duration,
     pub(crate) health: Arc<Health>,
@@ -193,6 +200,7 @@ impl Rules {
                 _ = audit.tick() => self.audit(&mut capture).await,
             }
         }
+        self.shut_gate();
         if let Err(error) = capture.close_gate().await {
             tracing::error!(error = %error, "cannot stop capturing new connections");
         }
@@ -223,6 +231,7 @@ impl Rules {
                     let started = Instant::now();
                     let installed = Capture::install(config, &desired).await;
                     let capture = installed.map_err(Error::Capture)?;
+                    self.open_gate().await;
                     self.applied(Sync::Full, started);
                     tracing::info!(
                         captured_count = desired.capture.len(),
@@ -258,8 +267,38 @@ impl Rules {
         }
     }
 
+    /// Lets the kernel send us connections, once every worker has given a sign of life.
+    async fn open_gate(&self) {
+        let Some(gate) = &self.gate else { return };
+        gate.open();
+        let opening = async {
+            while !gate.is_open() {
+                tokio::time::sleep(BEAT / 10).await;
+            }
+        };
+        if timeout(GATE_OPENS, opening).await.is_err() {
+            tracing::warn!("the workers are busy, nothing is captured until they are not");
+        }
+    }
+
+    fn shut_gate(&self) {
+        if let Some(gate) = &self.gate
+            && let Err(error) = gate.close()
+        {
+            tracing::warn!(%error, "cannot delete the gate, it shuts by itself");
+        }
+    }
+
     async fn audit(&self, capture: &mut Capture) {
         let started = Instant::now();
+        match self.gate.as_deref().map(Gate::mend) {
+            None | Some(Ok(false)) => {}
+            Some(Ok(true)) => {
+                self.metrics.capture_repaired(1);
+                tracing::warn!("somebody deleted the gate, repaired");
+            }
+            Some(Err(error)) => tracing::error!(%error, "cannot make the gate again"),
+        }
         match capture.audit().await {
             Ok(repairs) => {
                 self.synced(Sync::Full, started);

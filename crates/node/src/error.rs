@@ -13,6 +13,8 @@ pub(crate) enum Error {
     HostName(io::Error),
     /// The listener's port cannot be bound.
     Listen { port: u16, source: io::Error },
+    /// The dead-man switch that was asked for cannot be had.
+    Gate(io::Error),
     /// The signal handlers cannot be set.
     Signals(io::Error),
     /// Capabilities cannot be given up.
@@ -55,6 +57,7 @@ impl fmt::Display for Error {
                 write!(f, "cannot read the host name: {source}; set --hostname-override")
             }
             Self::Listen { port, source } => write!(f, "cannot listen on port {port}: {source}"),
+            Self::Gate(source) => write!(f, "cannot make the dead-man switch: {source}"),
             Self::Signals(source) => write!(f, "cannot handle signals: {source}"),
             Self::Privileges(source) => write!(f, "cannot give up capabilities: {source}"),
             Self::NoNewPrivileges(source) => write!(f, "cannot set no_new_privs: {source}"),
@@ -78,6 +81,7 @@ impl std::error::Error for Error {
             Self::Runtime(source)
             | Self::HostName(source)
             | Self::Listen { source, .. }
+            | Self::Gate(source)
             | Self::Signals(source)
             | Self::NoNewPrivileges(source)
             | Self::WriteConfig { source, .. }

@@ -8,6 +8,7 @@ use std::thread;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use streamvs_accept::{Config, Listener, OnRefused};
 use streamvs_balance::Plan;
+use streamvs_capture::{BEAT, Gate};
 use streamvs_relay::Options;
 use streamvs_relay::h2::Drain;
 use streamvs_relay::tcp::PIPE_DESCRIPTORS;
@@ -29,6 +30,8 @@ pub(crate) struct Shared {
     pub(crate) relay: Options,
     pub(crate) on_refused: OnRefused,
     pub(crate) drain: Drain,
+    /// None: nothing depends on the workers' signs of life.
+    pub(crate) gate: Option<Arc<Gate>>,
 }
 
 /// Starts a thread for each listener. The receiver yields once for each worker that has ended.
@@ -47,12 +50,13 @@ pub(crate) fn start(listeners: Vec<Listener>, shared: &Shared) -> Result<Workers
             on_refused: Arc::clone(&shared.on_refused),
             drain: shared.drain.clone(),
         };
+        let gate = shared.gate.clone();
         let ended = ended.clone();
         // Joined through `ended`: the process does not outlive its drain.
         thread::Builder::new()
             .name(format!("worker-{index}"))
             .spawn(move || {
-                if let Err(error) = run(config) {
+                if let Err(error) = run(config, gate.map(|gate| beat(gate, index))) {
                     tracing::error!(error = %error, "data path thread failed");
                 }
                 // Only the process's end closes the receiver, and then nobody asks.
@@ -85,9 +89,23 @@ impl Workers {
     }
 }
 
-fn run(config: Config) -> io::Result<()> {
+fn run(config: Config, heart: Option<impl Future<Output = ()> + Send + 'static>) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    if let Some(heart) = heart {
+        // Ends with the runtime. Beats in turn with all of the worker's connections.
+        runtime.spawn(heart);
+    }
     runtime.block_on(streamvs_accept::run(config))
+}
+
+/// Gives a worker's signs of life, for as long as its runtime lives.
+async fn beat(gate: Arc<Gate>, worker: usize) {
+    let mut beats = tokio::time::interval(BEAT);
+    beats.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        beats.tick().await;
+        gate.beat(worker);
+    }
 }
 
 fn original_dst(socket: &TcpStream, client: IpAddr) -> io::Result<SocketAddr> {

@@ -162,7 +162,9 @@ class Streamvs(Target):
             json.dump(objects(), file, indent=1)
         return [self.binary, "run", "--manifests", manifests, "--http2-engine", self.engine,
                 "--workers", str(lab.workers), "--hostname-override", "node",
-                "--admin-socket", os.path.join(lab.folder, f"{self.name}.sock")]
+                "--admin-socket", os.path.join(lab.folder, f"{self.name}.sock"),
+                # Nobody is behind it, and the machine is busy.
+                "--dead-man-timeout", "1h"]
 
     def stop(self, lab):
         super().stop(lab)

@@ -7,6 +7,7 @@
 //! - `spread`: where streams go, under each scheduler, in each shape of a node.
 //! - `updates`: endpoints come and go under load.
 //! - `tcp`: everything that is not HTTP/2.
+//! - `gate`: a dead or hanging agent leaves new connections to whoever is behind it.
 //! - `guard`: the listener cannot be abused, and nothing is captured twice.
 //! - `lifecycle`: start, stop, crash, cleaning up, wrong files.
 //! - `privileges`: what a taken-over agent could not do.
@@ -16,7 +17,11 @@
 #[cfg(test)]
 mod face;
 #[cfg(test)]
+mod gate;
+#[cfg(test)]
 mod guard;
+#[cfg(test)]
+mod knocking;
 #[cfg(test)]
 mod lifecycle;
 #[cfg(test)]

@@ -28,6 +28,10 @@ pub const METRICS_PORT: u16 = 10249;
 /// The port captured connections are redirected to unless told otherwise.
 pub const LISTEN_PORT: u16 = 15001;
 
+/// How long the agent may be off the processor before its gate shuts, unless told otherwise.
+/// Longer than any test: most have nobody behind the agent, and this machine does other things too.
+const LEASE: &str = "600s";
+
 /// Where an agent knows Services from.
 #[derive(Clone, Copy, Debug)]
 pub enum Source<'a> {
@@ -107,6 +111,9 @@ impl Agent {
                 .arg("--state-file")
                 .arg(folder.join("streamvs.state")),
         };
+        if !flags.contains(&"--dead-man-timeout") {
+            command.args(["--dead-man-timeout", LEASE]);
+        }
         command.arg("--admin-socket").arg(&socket).args(flags).env("RUST_BACKTRACE", "1");
         let process = Process::start(command, &folder.join("streamvs.log"));
         Self { process, node: node.clone(), socket }

@@ -6,7 +6,7 @@ use super::*;
 const MARK: u32 = 0x1;
 
 fn ruleset(family: Family) -> Ruleset {
-    Ruleset { family, listen_port: 15001, mark: MARK }
+    Ruleset { family, listen_port: 15001, mark: MARK, gate: Some(0x4) }
 }
 
 fn committed(family: Family) -> String {
@@ -36,7 +36,9 @@ COMMIT
 :STREAMVS-CAPTURE - [0:0]
 -I PREROUTING 1 -m comment --comment streamvs -j STREAMVS-CAPTURE
 -I OUTPUT 1 -m comment --comment streamvs -j STREAMVS-CAPTURE
+-A STREAMVS-CAPTURE -m mark ! --mark 0x4/0x4 -m comment --comment \"streamvs gate is shut\" -j RETURN
 -A STREAMVS-CAPTURE -p tcp -m mark ! --mark 0x1/0x1 -m set --match-set streamvs4 dst,dst -m comment --comment \"streamvs service to the listener\" -j DNAT --to-destination 169.254.83.86:15001
+-A STREAMVS-CAPTURE -m comment --comment \"streamvs leaves it alone\" -j MARK --set-xmark 0x0/0x4
 COMMIT
 ";
     assert_eq!(committed(Family::V4), expected);

@@ -10,6 +10,7 @@ use super::*;
 use crate::{Desired, sets};
 
 const MARK: u32 = 0x1;
+const GATE: u32 = 0x4;
 const PORT: u16 = 15001;
 
 /// Addresses of one family: a Service of each disposition, one that is none, and the node.
@@ -33,7 +34,11 @@ impl Given {
             ..Desired::default()
         };
         let sets = sets::wanted(&desired, &[family], true);
-        Self { ruleset: Ruleset { family, listen_port: PORT, mark: MARK }, sets, base }
+        Self {
+            ruleset: Ruleset { family, listen_port: PORT, mark: MARK, gate: Some(GATE) },
+            sets,
+            base,
+        }
     }
 
     fn at(&self, last: u8, port: u16) -> SocketAddr {
@@ -46,7 +51,7 @@ impl Given {
 }
 
 fn syn(to: SocketAddr) -> Packet {
-    Packet { protocol: Protocol::Tcp, to, mark: 0, new: true }
+    Packet { protocol: Protocol::Tcp, to, mark: GATE, new: true }
 }
 
 fn datagram(to: SocketAddr) -> Packet {
@@ -77,7 +82,7 @@ fn a_new_connection_to_a_service_reaches_the_listener() {
 
 #[test]
 fn our_own_connections_are_never_captured() {
-    for mark in [MARK, MARK | 0x4000] {
+    for mark in [MARK, MARK | GATE, MARK | GATE | 0x4000] {
         let own = |given: &Given| Packet { mark, ..syn(given.at(1, 80)) };
         check("own", own, &[Way::Onwards], Fate::Onwards);
         check("own, to the node itself", own, &[Way::Local], Fate::Node);
@@ -85,10 +90,28 @@ fn our_own_connections_are_never_captured() {
     // A mark of others is not ours.
     check(
         "of others",
-        |given| Packet { mark: 0x4000, ..syn(given.at(1, 80)) },
+        |given| Packet { mark: GATE | 0x4000, ..syn(given.at(1, 80)) },
         &ANY_WAY,
         Fate::Listener,
     );
+}
+
+#[test]
+fn behind_a_shut_gate_nothing_is_captured_and_the_rest_is_as_ever() {
+    let shut = |packet: Packet| Packet { mark: packet.mark & !GATE, ..packet };
+    check("captured", |given| shut(syn(given.at(1, 80))), &[Way::Onwards], Fate::Onwards);
+    let reset = Fate::Refused(Verdict::Reset);
+    check("refused", |given| shut(syn(given.at(2, 80))), &ANY_WAY, reset);
+}
+
+#[test]
+fn without_a_gate_no_mark_is_needed() {
+    for family in Family::BOTH {
+        let mut given = Given::new(family);
+        given.ruleset.gate = None;
+        let packet = Packet { mark: 0, ..syn(given.at(1, 80)) };
+        assert_eq!(given.fate(packet, From::Outside, Way::Onwards), Fate::Listener, "{family}");
+    }
 }
 
 #[test]
@@ -151,7 +174,7 @@ fn what_pods_send_to_nobody_in_a_service_range_of_ours_is_answered_and_does_not_
 #[test]
 fn no_rule_leads_in_a_circle_and_each_chain_is_led_to() {
     for family in Family::BOTH {
-        let ruleset = Ruleset { family, listen_port: PORT, mark: MARK };
+        let ruleset = Ruleset { family, listen_port: PORT, mark: MARK, gate: None };
         for chain in Chain::ALL {
             let jumps = Table::ALL.into_iter().flat_map(Table::jumps);
             let calls = Chain::ALL.into_iter().flat_map(|from| ruleset.rules(from));

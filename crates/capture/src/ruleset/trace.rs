@@ -99,11 +99,13 @@ impl Tracer<'_> {
     fn chain(&self, chain: Chain, state: &Walk, above: &mut BTreeSet<Chain>) -> Option<Verdict> {
         assert!(above.insert(chain), "{} calls itself", chain.as_str());
         let matching = self.ruleset.rules(chain).into_iter().filter(|rule| self.holds(rule, state));
-        let verdict = matching.map(|rule| rule.verdict).find_map(|verdict| match verdict {
+        let said = matching.map(|rule| rule.verdict).take_while(|said| *said != Verdict::Return);
+        let verdict = said.into_iter().find_map(|verdict| match verdict {
             Verdict::Call(other) => {
                 assert_eq!(other.table(), chain.table(), "a call stays in its table");
                 self.chain(other, state, above)
             }
+            Verdict::Unmark(_) => None,
             verdict => Some(verdict),
         });
         above.remove(&chain);

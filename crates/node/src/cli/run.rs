@@ -89,6 +89,16 @@ pub(crate) struct RunOptions {
     #[arg(long, value_name = "MARK", value_parser = values::mark)]
     pub(crate) upstream_mark: Option<u32>,
 
+    /// What lets new connections pass us by, to whoever else handles Services, once we are dead
+    /// or hang
+    #[arg(long, value_enum, default_value_t = DeadManSwitch::Auto)]
+    pub(crate) dead_man_switch: DeadManSwitch,
+
+    /// How long after the last sign of life of every worker that happens; a dead process's own
+    /// table goes at once
+    #[arg(long, value_name = "DURATION", default_value = "500ms", value_parser = values::dead_man_timeout)]
+    pub(crate) dead_man_timeout: Duration,
+
     /// Service address ranges, routed so that host processes reach them on nodes without a
     /// default route [default: a route for each ClusterIP that has none]
     #[arg(long, value_name = "CIDR,...", value_delimiter = ',')]
@@ -155,6 +165,18 @@ pub(crate) enum CaptureMode {
     /// ipset and REDIRECT
     Iptables,
     /// No rules of ours
+    None,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DeadManSwitch {
+    /// The best one this kernel can do
+    Auto,
+    /// An nftables table that the kernel deletes with our process, and the lease (Linux 5.12)
+    Owner,
+    /// A lease that our workers renew
+    Lease,
+    /// Nothing
     None,
 }
 

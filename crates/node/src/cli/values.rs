@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use streamvs_balance::SchedulerName;
+use streamvs_capture::BEAT;
 
 /// What a flag or field that takes a duration accepts.
 pub(crate) const DURATION: &str = "a duration such as 500ms, 30s or 1h30m";
@@ -17,6 +18,9 @@ pub(crate) const BIND_ADDRESS: &str = "an IP address with or without a port, suc
 /// The most that an audit of kernel rules may be apart: the rules' lease and the health pages
 /// count on it.
 pub(crate) const MAX_SYNC_PERIOD: Duration = Duration::from_secs(30);
+
+/// The most that a dead man may be waited for: a bound of what tests and debuggers need.
+const MAX_DEAD_MAN_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// An address to listen on, or none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,6 +103,15 @@ pub(crate) fn sync_period(text: &str) -> Result<Duration, String> {
         return Err("more than 0s is needed".to_owned());
     }
     Ok(period)
+}
+
+/// At least a few beats of the workers, and no more than an hour.
+pub(crate) fn dead_man_timeout(text: &str) -> Result<Duration, String> {
+    let timeout = duration(text)?;
+    if !(3 * BEAT..=MAX_DEAD_MAN_TIMEOUT).contains(&timeout) {
+        return Err("300ms to 1h is needed".to_owned());
+    }
+    Ok(timeout)
 }
 
 pub(crate) fn level(text: &str) -> Result<tracing::Level, String> {

@@ -46,7 +46,9 @@ impl Kind {
                     .arg("--state-file")
                     .arg(folder.join(format!("{self}.state")))
                     .arg("--admin-socket")
-                    .arg(folder.join(format!("{self}.sock")));
+                    .arg(folder.join(format!("{self}.sock")))
+                    // Nobody is behind it, and the machine is busy.
+                    .args(["--dead-man-timeout", "1h"]);
                 command
             }
             Self::Iptables | Self::IptablesLegacy | Self::Nftables => {

@@ -1,0 +1,203 @@
+//! Aim: a dead or hanging agent is no outage, for whoever is behind it takes over.
+//! Method: kube-proxy's rules behind ours, connections without pause, and the agent killed or
+//! stopped. What happens at that moment is printed; what must be over seconds later is asserted.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use streamvs_support::Family;
+use streamvs_support::agent::{Agent, PATIENCE};
+use streamvs_support::grpc::load::Load;
+use streamvs_support::kube_rules::{self, ServicePort};
+use streamvs_support::manifest::Service;
+use streamvs_support::tcp::Speak;
+use streamvs_support::wait::eventually;
+
+use crate::knocking::{FAST, Knocking, SLOW};
+use crate::scene::{
+    GRPC_PORT, PODS, Scene, TCP_PORT, address, grpc_service, needs_node, tcp_service,
+};
+
+/// After this a connection to a dead or stopped agent is nobody's excuse. Not a measure: a busy
+/// machine may take seconds to run a process at all.
+const OVER: Duration = Duration::from_secs(5);
+
+/// How long connections go on on both sides of an event.
+const A_WHILE: Duration = Duration::from_millis(1500);
+
+/// The lease as operators have it: in other tests it is longer, since nobody is behind the agent.
+const LEASE: [&str; 2] = ["--dead-man-timeout", "500ms"];
+
+/// Rules of kube-proxy for these Services, whose endpoints are all pods.
+pub(crate) fn kube_proxy(scene: &Scene, services: &[(&Service, u16)]) {
+    let ports: Vec<ServicePort> = services
+        .iter()
+        .map(|(service, port)| ServicePort {
+            name: format!("default/{}", service.name()),
+            address: address(service),
+            endpoints: PODS
+                .map(|pod| scene.lab.pod(pod).at(Family::of(service.ips()[0]), *port))
+                .to_vec(),
+        })
+        .collect();
+    kube_rules::apply(scene.lab.node(), &ports);
+}
+
+/// TCP and gRPC endpoints, their Services, and kube-proxy's rules for both.
+struct BesideKubeProxy {
+    scene: Scene,
+    plain: Service,
+    echo: Service,
+    _tcp: Vec<streamvs_support::tcp::Endpoint>,
+    _grpc: Vec<streamvs_support::grpc::Endpoint>,
+}
+
+impl BesideKubeProxy {
+    fn new() -> Self {
+        let scene = Scene::new();
+        let (plain, echo) = (tcp_service(Family::V4), grpc_service(Family::V4));
+        let tcp = scene.tcp(Family::V4, Speak::Echo, PODS);
+        let grpc = scene.grpc(Family::V4, PODS);
+        scene.publish(&plain, &PODS);
+        scene.publish(&echo, &PODS);
+        kube_proxy(&scene, &[(&plain, TCP_PORT), (&echo, GRPC_PORT)]);
+        Self { scene, plain, echo, _tcp: tcp, _grpc: grpc }
+    }
+
+    fn agent(&self, flags: &[&str]) -> Agent {
+        self.scene.agent(&[&LEASE, flags].concat())
+    }
+
+    /// The pods that 30 calls on one connection reach: all through the agent, one past it.
+    fn reached(&self) -> usize {
+        let load = Load::unary(address(&self.echo), 1).calls(30);
+        load.run(self.scene.client()).without_failure().calls.len()
+    }
+
+    fn gates(&self) -> usize {
+        let tables = self.scene.lab.node().output("nft", &["list", "tables"]);
+        tables.lines().filter(|line| line.contains("streamvs-gate")).count()
+    }
+}
+
+/// A connection that says something and hears it again.
+fn still_talks(socket: &mut TcpStream) -> bool {
+    let mut answer = [0; 1];
+    socket.write_all(b"x").is_ok() && socket.read_exact(&mut answer).is_ok()
+}
+
+#[test]
+fn a_killed_agent_leaves_new_connections_to_kube_proxy() {
+    needs_node!("nft");
+    for family_of_iptables in ["nft", "legacy"] {
+        let node = BesideKubeProxy::new();
+        let target = address(&node.plain);
+        // Made before we came, so it is the kernel's own and none of our business.
+        let mut older = node.scene.client().run(|| TcpStream::connect(target)).expect("answers");
+        let mut agent = node.agent(&["--iptables-backend", family_of_iptables]);
+        assert_eq!(node.gates(), 1);
+        assert_eq!(node.reached(), PODS.len());
+
+        let knocking = Knocking::start(node.scene.client(), target, FAST);
+        std::thread::sleep(A_WHILE);
+        let killed = Instant::now();
+        agent.kill();
+        std::thread::sleep(OVER + A_WHILE);
+        let knocks = knocking.finish();
+        knocks.report(&format!("kill -9, iptables-{family_of_iptables}"), killed);
+        knocks.fail_only_around(killed, OVER);
+        assert_eq!(node.gates(), 0, "its table went with it");
+        assert_eq!(node.reached(), 1, "by connection, as kube-proxy balances");
+        assert!(still_talks(&mut older));
+
+        let _agent = node.agent(&["--iptables-backend", family_of_iptables]);
+        assert_eq!(node.reached(), PODS.len(), "by call again");
+        assert!(still_talks(&mut older));
+    }
+}
+
+#[test]
+fn a_stopped_agent_leaves_new_connections_to_kube_proxy() {
+    needs_node!("nft");
+    let node = BesideKubeProxy::new();
+    let agent = node.agent(&[]);
+    let knocking = Knocking::start(node.scene.client(), address(&node.plain), SLOW);
+    std::thread::sleep(A_WHILE);
+    let stopped = Instant::now();
+    agent.signal(Signal::SIGSTOP);
+    std::thread::sleep(OVER + A_WHILE);
+    let knocks = knocking.finish();
+    knocks.report("SIGSTOP", stopped);
+    knocks.fail_only_around(stopped, OVER);
+    assert_eq!(node.reached(), 1, "by connection, as kube-proxy balances");
+
+    agent.signal(Signal::SIGCONT);
+    eventually("it captures again", PATIENCE, || node.reached() == PODS.len());
+    assert!(agent.log().contains("new connections passed it by"), "{}", agent.log());
+}
+
+#[test]
+fn without_owned_tables_the_lease_runs_out() {
+    needs_node!("nft");
+    let node = BesideKubeProxy::new();
+    let mut agent = node.agent(&["--dead-man-switch", "lease"]);
+    assert_eq!(node.reached(), PODS.len());
+    let knocking = Knocking::start(node.scene.client(), address(&node.plain), FAST);
+    std::thread::sleep(A_WHILE);
+    let killed = Instant::now();
+    agent.kill();
+    std::thread::sleep(OVER + A_WHILE);
+    let knocks = knocking.finish();
+    knocks.report("kill -9, lease only", killed);
+    knocks.fail_only_around(killed, OVER);
+    assert_eq!(node.reached(), 1, "by connection, as kube-proxy balances");
+
+    // The table stays, and the next agent takes its place; a flushed ruleset is mended.
+    assert_eq!(node.gates(), 1);
+    let sync = ["--dead-man-switch", "lease", "--iptables-sync-period", "1s"];
+    let mut agent = node.agent(&sync);
+    assert_eq!(node.gates(), 1);
+    assert_eq!(node.reached(), PODS.len(), "by call again");
+    node.scene.lab.node().output("nft", &["delete", "table", "inet", "streamvs-gate"]);
+    eventually("it is mended", PATIENCE, || {
+        agent.log().contains("somebody deleted the gate") && node.reached() == PODS.len()
+    });
+    agent.kill();
+    let program = streamvs_support::agent::program();
+    let program = program.to_str().expect("the path is text");
+    let removed = node.scene.lab.node().output(program, &["cleanup"]);
+    assert!(removed.contains("streamvs-gate"), "{removed}");
+    assert_eq!(node.gates(), 0);
+}
+
+#[test]
+fn an_orderly_stop_fails_no_new_connection() {
+    needs_node!("nft");
+    let node = BesideKubeProxy::new();
+    let mut agent = node.agent(&[]);
+    let knocking = Knocking::start(node.scene.client(), address(&node.plain), FAST);
+    std::thread::sleep(A_WHILE);
+    let asked = Instant::now();
+    assert!(agent.stop(PATIENCE).success(), "{}", agent.log());
+    drop(agent);
+    let _next = node.agent(&[]);
+    std::thread::sleep(A_WHILE);
+    let knocks = knocking.finish();
+    knocks.report("SIGTERM and a start", asked);
+    knocks.without_failure();
+    assert_eq!(node.gates(), 1);
+}
+
+#[test]
+fn other_programs_rulesets_keep_their_generation() {
+    needs_node!("nft", "timeout");
+    let node = BesideKubeProxy::new();
+    let _agent = node.agent(&[]);
+    // Each transaction of anybody is told here, ours too.
+    let mut command = node.scene.lab.node().command("timeout");
+    let output = command.args(["1.5", "nft", "monitor"]).output().expect("timeout starts");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "", "heartbeats are no transactions");
+    assert_eq!(node.reached(), PODS.len());
+}
