@@ -1,4 +1,4 @@
-//! Puts capture into the kernel, keeps it there, and takes it away.
+//! Puts capture by iptables into the kernel, keeps it there, and takes it away.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +13,7 @@ use crate::listing::{self, Printed, RuleDamage};
 use crate::ruleset::{Chain, Ruleset, Table};
 use crate::sets::{self, Contents, Found, Purpose, SetName};
 use crate::tools::{Flavour, Iptables, Tools};
-use crate::{Desired, Error, Repair, command, link, render};
+use crate::{Backend, Desired, Error, Repair, command, link, render};
 
 /// How capture works on this node.
 #[derive(Clone, Debug)]
@@ -29,12 +29,14 @@ pub struct Config {
     /// The cluster's service ranges, where known: each gets one route over `lo` if nothing else
     /// routes it. Service addresses outside of them get a route each.
     pub service_cidrs: Vec<IpNet>,
+    /// By what to capture.
+    pub backend: Backend,
     /// Which iptables to use.
     pub tools: Tools,
 }
 
 impl Config {
-    fn check(&self) -> Result<(), ConfigError> {
+    pub(crate) fn check(&self) -> Result<(), ConfigError> {
         if self.mark == 0 {
             return Err(ConfigError::ZeroMark);
         }
@@ -44,7 +46,7 @@ impl Config {
         Ok(())
     }
 
-    fn ruleset(&self, family: Family) -> Ruleset {
+    pub(crate) fn ruleset(&self, family: Family) -> Ruleset {
         Ruleset { family, listen_port: self.listen_port, mark: self.mark, gate: self.gate }
     }
 }
@@ -52,13 +54,9 @@ impl Config {
 /// How often rules are committed before someone else is blamed for changing them.
 const ATTEMPTS: u32 = 3;
 
-/// The capture of this node's service connections. There is one in each network namespace.
-///
-/// Dropping it leaves everything in the kernel, as a crash does: end with [`Capture::remove`], or
-/// let the next [`Capture::install`] adopt it. All methods run programs and need a tokio runtime
-/// with time and I/O enabled; they act on the network namespace of the calling thread.
+/// The capture of this node's service connections by iptables.
 #[derive(Debug)]
-pub struct Capture {
+pub(crate) struct Capture {
     config: Config,
     iptables: Iptables,
     ipset: Ipset,
@@ -74,17 +72,9 @@ pub struct Capture {
 }
 
 impl Capture {
-    /// Puts sets, routes and rules in place, in this order, so that nothing is captured before
-    /// everything is there. IPv6 is left out with a warning where the node has none.
-    ///
-    /// What a predecessor left (a crash, an older version, the other iptables) is adopted: its
-    /// sets keep their elements and change only by the difference, its rules are replaced in one
-    /// transaction for each table, so that established and new connections go on meanwhile.
-    ///
-    /// # Errors
-    /// The configuration is wrong, a program is missing or failed, a route could not be added.
-    /// What was done by then stays: [`crate::cleanup()`] removes it.
-    pub async fn install(config: Config, desired: &Desired) -> Result<Self, Error> {
+    /// See [`Capture::install`](crate::Capture::install): sets, then routes, then rules. A
+    /// predecessor's sets keep their elements and change only by the difference.
+    pub(crate) async fn install(config: Config, desired: &Desired) -> Result<Self, Error> {
         config.check()?;
         let ipset = Ipset::locate()?;
         let iptables = Iptables::choose(config.tools).await?;
@@ -108,22 +98,12 @@ impl Capture {
     }
 
     /// The flavour of iptables in use.
-    pub fn flavour(&self) -> Flavour {
+    pub(crate) fn flavour(&self) -> Flavour {
         self.iptables.flavour()
     }
 
-    /// The families captured.
-    pub fn families(&self) -> &[Family] {
-        &self.families
-    }
-
-    /// Changes the sets to what is desired now. Costs one run of `ipset` with the difference, and
-    /// nothing where there is none; rules stay as they are.
-    ///
-    /// # Errors
-    /// A program failed or a route could not be added, also after everything was looked over and
-    /// mended once. The next `update` or [`Capture::audit`] tries again.
-    pub async fn update(&mut self, desired: &Desired) -> Result<(), Error> {
+    /// See [`Capture::update`](crate::Capture::update): one run of `ipset`.
+    pub(crate) async fn update(&mut self, desired: &Desired) -> Result<(), Error> {
         let routed = (self.addresses(), self.ranges());
         self.desired = desired.clone();
         if (self.addresses(), self.ranges()) != routed {
@@ -139,13 +119,8 @@ impl Capture {
         self.settle().await.map(drop)
     }
 
-    /// Compares the kernel with what it should hold and mends what differs. Returns what it
-    /// mended; empty where all was well.
-    ///
-    /// # Errors
-    /// A program failed, a route could not be added, or someone else changes the rules as fast as
-    /// they are committed. What could be mended before is.
-    pub async fn audit(&mut self) -> Result<Vec<Repair>, Error> {
+    /// See [`Capture::audit`](crate::Capture::audit).
+    pub(crate) async fn audit(&mut self) -> Result<Vec<Repair>, Error> {
         if self.families.contains(&Family::V6) && ipv6_is_off() {
             tracing::warn!("ipv6 was switched off on this node, its services are not captured");
             self.families.retain(|family| *family != Family::V6);
@@ -153,13 +128,8 @@ impl Capture {
         self.settle().await
     }
 
-    /// Lets new connections pass uncaptured, to whoever else handles them, from the return on.
-    /// Established ones go on: the rules stay, and with them the translation of what they
-    /// captured. Final: later updates and audits keep the gate closed.
-    ///
-    /// # Errors
-    /// `ipset` failed; the gate may be open still, and the next audit closes it.
-    pub async fn close_gate(&mut self) -> Result<(), Error> {
+    /// See [`Capture::close_gate`](crate::Capture::close_gate).
+    pub(crate) async fn close_gate(&mut self) -> Result<(), Error> {
         self.gate_open = false;
         let want = self.wanted();
         let capture = want.keys().filter(|name| name.purpose == Purpose::Capture);
@@ -171,12 +141,8 @@ impl Capture {
         self.settle().await.map(drop)
     }
 
-    /// Takes everything of ours out of the kernel. Captured connections that still run are cut
-    /// off: drain first.
-    ///
-    /// # Errors
-    /// A program failed or a route could not be deleted; [`crate::cleanup()`] finishes.
-    pub async fn remove(self) -> Result<(), Error> {
+    /// See [`Capture::remove`](crate::Capture::remove).
+    pub(crate) async fn remove(self) -> Result<(), Error> {
         for &family in &Family::BOTH {
             remove_flavour(&self.iptables, family, Extent::Known).await?;
         }
@@ -358,7 +324,7 @@ async fn usable_families(iptables: &Iptables) -> Result<Vec<Family>, Error> {
 }
 
 /// The kernel has no IPv6, or `lo` must not have any (`net.ipv6.conf.all.disable_ipv6`).
-fn ipv6_is_off() -> bool {
+pub(crate) fn ipv6_is_off() -> bool {
     let switch = std::fs::read_to_string("/proc/sys/net/ipv6/conf/lo/disable_ipv6");
     !switch.is_ok_and(|switch| switch.trim() == "0")
 }

@@ -5,13 +5,14 @@ use streamvs_table::Family;
 use crate::capture::Extent;
 use crate::created::{self, Made};
 use crate::ipset::Ipset;
+use crate::nft::{self, Nft};
 use crate::ruleset::Table;
 use crate::tools::{Flavour, Iptables};
 use crate::{Error, Removed, command, gate, link, render, sets};
 
 /// Removes whatever any version of streamvs put into this network namespace, running or not, in
-/// both iptables and both families: jumps, chains, sets, routes, a gate without owner, and the
-/// empty tables of iptables-nft that it had created. Nothing else is touched. Idempotent: a second run finds
+/// both iptables, in nftables and in both families: jumps, chains, sets, tables, routes, a gate
+/// without owner, and the empty tables of iptables-nft that it had created. Nothing else is touched. Idempotent: a second run finds
 /// nothing. Returns what it removed, in order.
 ///
 /// What a missing program would have shown is passed over with a warning.
@@ -35,6 +36,10 @@ pub async fn cleanup() -> Result<Vec<Removed>, Error> {
     match Ipset::locate() {
         Ok(ipset) => removed.extend(remove_sets(&ipset).await?),
         Err(missing) => tracing::warn!(%missing, "no sets were looked for"),
+    }
+    match Nft::locate() {
+        Ok(nft) => removed.extend(nft::remove_tables(&nft).await?),
+        Err(missing) => tracing::warn!(%missing, "no nftables tables were looked for"),
     }
     removed.extend(link::remove().await?.into_iter().map(Removed::Route));
     match gate::remove_left_behind() {

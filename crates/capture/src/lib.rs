@@ -57,6 +57,8 @@
 //!   (`ip route add local 169.254.83.86 dev lo`). They are not bound to an interface, are never a
 //!   source address of other traffic, and the listener on `[::]` hears them.
 //! - **Captured only while we live.** See [`Gate`].
+//! - **Or nftables.** Next to kube-proxy's nftables mode the same rules stand in tables of their own,
+//!   `ip` and `ip6 streamvs-capture`, before its own ([`Backend`]).
 //! - **No loops.** The proxy's sockets carry the mark ([`Config::mark`]) and pass uncaptured.
 //! - **The listener is not for others.** Whoever dials the listen port himself, on whatever
 //!   address and interface, `lo` too, gets a reset: only a connection whose destination was
@@ -78,7 +80,7 @@
 //!
 //! # What others may rely on
 //!
-//! The names `STREAMVS-*` (chains), `streamvs*` (sets) and route protocol 83 are ours in any
+//! The names `STREAMVS-*` (chains), `streamvs*` (sets, nftables tables) and route protocol 83 are ours in any
 //! version, and [`cleanup()`] removes all that have them. The order of our rules, and the names
 //! behind the prefix, may change.
 //!
@@ -87,6 +89,7 @@
 //! When something fails, what is in place stays in place: stale capture serves old Services
 //! rather than none. Audits ([`Capture::audit`]) find and mend what others flushed.
 
+mod backend;
 mod capture;
 mod cleanup;
 mod command;
@@ -97,6 +100,7 @@ mod gate;
 mod ipset;
 mod link;
 mod listing;
+mod nft;
 mod original_dst;
 mod render;
 mod repair;
@@ -104,7 +108,8 @@ mod ruleset;
 mod sets;
 mod tools;
 
-pub use capture::{Capture, Config};
+pub use backend::{Backend, Capture, Method};
+pub use capture::Config;
 pub use cleanup::cleanup;
 pub use desired::Desired;
 pub use error::{ConfigError, Error, RouteAttempt};

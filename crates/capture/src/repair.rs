@@ -30,6 +30,13 @@ pub enum Repair {
         /// What was wrong.
         damage: JumpDamage,
     },
+    /// A table of nftables was not there, or had other chains, rules or sets.
+    Table {
+        /// The family.
+        family: Family,
+        /// The table.
+        table: &'static str,
+    },
     /// A set did not hold what it should.
     Set {
         /// The set.
@@ -58,6 +65,9 @@ impl fmt::Display for Repair {
                     JumpDamage::Late => "came after rules that decide before it",
                 };
                 write!(f, "{family} jump from {hook} in {table} {damage}")
+            }
+            Self::Table { family, table } => {
+                write!(f, "nftables {family} table {table} was missing or altered")
             }
             Self::Set { set, damage: SetDamage::Missing } => write!(f, "set {set} was missing"),
             Self::Set { set, damage: SetDamage::Redefined } => {
@@ -112,6 +122,13 @@ pub enum Removed {
         /// The iptables table.
         table: &'static str,
     },
+    /// A table of nftables with all that was in it.
+    NftTable {
+        /// The family.
+        family: Family,
+        /// The table.
+        table: &'static str,
+    },
     /// A set with all its elements.
     Set(String),
     /// A route.
@@ -135,6 +152,7 @@ impl fmt::Display for Removed {
             Self::Table { family, table } => {
                 write!(f, "{} {family} empty table {table}", Flavour::Nft)
             }
+            Self::NftTable { family, table } => write!(f, "nftables {family} table {table}"),
             Self::Set(name) => write!(f, "set {name}"),
             Self::Gate => write!(f, "nft inet table {}", crate::gate::table::NAME),
             Self::Route(network) => write!(f, "route to {network}"),

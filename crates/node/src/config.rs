@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use streamvs_accept::{OnRefused, RefusalReason};
 use streamvs_admin::{Addresses, NodeMetrics, Refusal};
-use streamvs_capture::{GateConfig, Switch, Tools};
+use streamvs_capture::{Backend, GateConfig, Switch, Tools};
 use streamvs_relay::Options;
 use streamvs_relay::connect::DialOptions;
 use streamvs_relay::h2::Engine;
@@ -64,8 +64,10 @@ pub(crate) fn relay(options: &RunOptions) -> Options {
 /// Without capture by us, our own connections need no mark unless somebody asks for one.
 fn upstream_mark(options: &RunOptions) -> Option<u32> {
     match options.capture {
-        CaptureMode::Iptables => Some(options.upstream_mark.unwrap_or(DEFAULT_MARK)),
         CaptureMode::None => options.upstream_mark,
+        CaptureMode::Auto | CaptureMode::Iptables | CaptureMode::Nftables => {
+            Some(options.upstream_mark.unwrap_or(DEFAULT_MARK))
+        }
     }
 }
 
@@ -88,20 +90,24 @@ pub(crate) fn gate(options: &RunOptions) -> Option<GateConfig> {
 
 /// None: `--capture none`. `gate` is the mark bit of the gate.
 pub(crate) fn capture(options: &RunOptions, gate: Option<u32>) -> Option<streamvs_capture::Config> {
-    match options.capture {
-        CaptureMode::None => None,
-        CaptureMode::Iptables => Some(streamvs_capture::Config {
-            listen_port: options.listen_port,
-            mark: options.upstream_mark.unwrap_or(DEFAULT_MARK),
-            gate,
-            service_cidrs: options.service_cidrs.clone(),
-            tools: match options.iptables_backend {
-                IptablesBackend::Auto => Tools::Auto,
-                IptablesBackend::Nft => Tools::Nft,
-                IptablesBackend::Legacy => Tools::Legacy,
-            },
-        }),
-    }
+    let backend = match options.capture {
+        CaptureMode::None => return None,
+        CaptureMode::Auto => Backend::Auto,
+        CaptureMode::Iptables => Backend::Iptables,
+        CaptureMode::Nftables => Backend::Nftables,
+    };
+    Some(streamvs_capture::Config {
+        listen_port: options.listen_port,
+        mark: options.upstream_mark.unwrap_or(DEFAULT_MARK),
+        gate,
+        service_cidrs: options.service_cidrs.clone(),
+        backend,
+        tools: match options.iptables_backend {
+            IptablesBackend::Auto => Tools::Auto,
+            IptablesBackend::Nft => Tools::Nft,
+            IptablesBackend::Legacy => Tools::Legacy,
+        },
+    })
 }
 
 /// Where objects are from.

@@ -235,6 +235,7 @@ impl Rules {
                     self.applied(Sync::Full, started);
                     tracing::info!(
                         captured_count = desired.capture.len(),
+                        by = %capture.method(),
                         "capture rules installed"
                     );
                     return Ok(Some((capture, desired)));

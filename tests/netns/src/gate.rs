@@ -17,7 +17,7 @@ use streamvs_support::wait::eventually;
 
 use crate::knocking::{FAST, Knocking, SLOW};
 use crate::scene::{
-    GRPC_PORT, PODS, Scene, TCP_PORT, address, grpc_service, needs_node, tcp_service,
+    CAPTURES, GRPC_PORT, PODS, Scene, TCP_PORT, address, grpc_service, needs_node, tcp_service,
 };
 
 /// After this a connection to a dead or stopped agent is nobody's excuse. Not a measure: a busy
@@ -31,7 +31,7 @@ const A_WHILE: Duration = Duration::from_millis(1500);
 const LEASE: [&str; 2] = ["--dead-man-timeout", "500ms"];
 
 /// Rules of kube-proxy for these Services, whose endpoints are all pods.
-pub(crate) fn kube_proxy(scene: &Scene, services: &[(&Service, u16)]) {
+fn kube_proxy(scene: &Scene, services: &[(&Service, u16)]) {
     let ports: Vec<ServicePort> = services
         .iter()
         .map(|(service, port)| ServicePort {
@@ -43,6 +43,33 @@ pub(crate) fn kube_proxy(scene: &Scene, services: &[(&Service, u16)]) {
         })
         .collect();
     kube_rules::apply(scene.lab.node(), &ports);
+}
+
+/// The same as kube-proxy's nftables mode has them, as far as the order of rules goes: a table of
+/// this name, and translation at the usual priority.
+fn kube_proxy_by_nftables(scene: &Scene, services: &[(&Service, u16)]) {
+    let mut rules = String::new();
+    for (service, port) in services {
+        let service = address(service);
+        let pods = PODS.iter().enumerate();
+        let map: Vec<String> = pods
+            .map(|(index, pod)| format!("{index} : {}", scene.lab.pod(pod).ip(Family::V4)))
+            .collect();
+        let (map, count) = (map.join(", "), map.len());
+        let (ip, service_port) = (service.ip(), service.port());
+        rules.push_str(&format!(
+            "ip daddr {ip} tcp dport {service_port} \
+             dnat to numgen random mod {count} map {{ {map} }} : {port}\n"
+        ));
+    }
+    let table = format!(
+        "table ip kube-proxy {{\n\
+         chain services {{\n{rules}}}\n\
+         chain nat-prerouting {{\ntype nat hook prerouting priority -100\njump services\n}}\n\
+         chain nat-output {{\ntype nat hook output priority -100\njump services\n}}\n\
+         }}\n"
+    );
+    scene.lab.node().feed("nft", &["-f", "-"], &table);
 }
 
 /// TCP and gRPC endpoints, their Services, and kube-proxy's rules for both.
@@ -62,8 +89,18 @@ impl BesideKubeProxy {
         let grpc = scene.grpc(Family::V4, PODS);
         scene.publish(&plain, &PODS);
         scene.publish(&echo, &PODS);
-        kube_proxy(&scene, &[(&plain, TCP_PORT), (&echo, GRPC_PORT)]);
-        Self { scene, plain, echo, _tcp: tcp, _grpc: grpc }
+        let node = Self { scene, plain, echo, _tcp: tcp, _grpc: grpc };
+        node.kube_proxy_by_iptables();
+        node
+    }
+
+    fn kube_proxy_by_iptables(&self) {
+        kube_proxy(&self.scene, &[(&self.plain, TCP_PORT), (&self.echo, GRPC_PORT)]);
+    }
+
+    fn kube_proxy_by_nftables(&self) {
+        let services = [(&self.plain, TCP_PORT), (&self.echo, GRPC_PORT)];
+        kube_proxy_by_nftables(&self.scene, &services);
     }
 
     fn agent(&self, flags: &[&str]) -> Agent {
@@ -91,12 +128,12 @@ fn still_talks(socket: &mut TcpStream) -> bool {
 #[test]
 fn a_killed_agent_leaves_new_connections_to_kube_proxy() {
     needs_node!("nft");
-    for family_of_iptables in ["nft", "legacy"] {
+    for capture in CAPTURES {
         let node = BesideKubeProxy::new();
         let target = address(&node.plain);
         // Made before we came, so it is the kernel's own and none of our business.
         let mut older = node.scene.client().run(|| TcpStream::connect(target)).expect("answers");
-        let mut agent = node.agent(&["--iptables-backend", family_of_iptables]);
+        let mut agent = node.agent(capture);
         assert_eq!(node.gates(), 1);
         assert_eq!(node.reached(), PODS.len());
 
@@ -106,13 +143,13 @@ fn a_killed_agent_leaves_new_connections_to_kube_proxy() {
         agent.kill();
         std::thread::sleep(OVER + A_WHILE);
         let knocks = knocking.finish();
-        knocks.report(&format!("kill -9, iptables-{family_of_iptables}"), killed);
+        knocks.report(&format!("kill -9, {}", capture.join(" ")), killed);
         knocks.fail_only_around(killed, OVER);
         assert_eq!(node.gates(), 0, "its table went with it");
         assert_eq!(node.reached(), 1, "by connection, as kube-proxy balances");
         assert!(still_talks(&mut older));
 
-        let _agent = node.agent(&["--iptables-backend", family_of_iptables]);
+        let _agent = node.agent(capture);
         assert_eq!(node.reached(), PODS.len(), "by call again");
         assert!(still_talks(&mut older));
     }
@@ -200,4 +237,45 @@ fn other_programs_rulesets_keep_their_generation() {
     let output = command.args(["1.5", "nft", "monitor"]).output().expect("timeout starts");
     assert_eq!(String::from_utf8_lossy(&output.stdout), "", "heartbeats are no transactions");
     assert_eq!(node.reached(), PODS.len());
+}
+
+#[test]
+fn beside_nftables_capture_follows_kube_proxys_mode() {
+    needs_node!("nft");
+    let node = BesideKubeProxy::new();
+    let host = node.scene.lab.node();
+    kube_rules::remove(host);
+    // Loaded before ours: with equal priorities it would come first.
+    node.kube_proxy_by_nftables();
+    assert_eq!(node.reached(), 1, "kube-proxy alone");
+    let mut agent = node.agent(&["--iptables-sync-period", "1s"]);
+    assert!(agent.log().contains("by=nftables"), "{}", agent.log());
+    assert_eq!(node.reached(), PODS.len());
+
+    // kube-proxy changes to iptables and back, and nobody notices.
+    let knocking = Knocking::start(node.scene.client(), address(&node.plain), FAST);
+    let ours = |what: &str| {
+        let rules = host.output("iptables-save", &["-t", "nat"]);
+        let tables = host.output("nft", &["list", "tables"]);
+        (rules.contains("STREAMVS"), tables.contains("streamvs-capture"))
+            == (what == "iptables", what == "nftables")
+    };
+    node.kube_proxy_by_iptables();
+    host.output("nft", &["delete", "table", "ip", "kube-proxy"]);
+    eventually("captured by iptables", PATIENCE, || ours("iptables"));
+    assert_eq!(node.reached(), PODS.len());
+    node.kube_proxy_by_nftables();
+    eventually("captured by nftables", PATIENCE, || ours("nftables"));
+    assert_eq!(node.reached(), PODS.len());
+    knocking.finish().without_failure();
+
+    let knocking = Knocking::start(node.scene.client(), address(&node.plain), FAST);
+    std::thread::sleep(A_WHILE);
+    let killed = Instant::now();
+    agent.kill();
+    std::thread::sleep(OVER + A_WHILE);
+    let knocks = knocking.finish();
+    knocks.report("kill -9, beside kube-proxy's nftables mode", killed);
+    knocks.fail_only_around(killed, OVER);
+    assert_eq!(node.reached(), 1, "by connection, as kube-proxy balances");
 }

@@ -5,12 +5,12 @@ use std::io::{ErrorKind, Read as _};
 use std::net::{SocketAddr, TcpStream};
 
 use streamvs_support::Family;
-use streamvs_support::agent::LISTEN_PORT;
+use streamvs_support::agent::{Agent, LISTEN_PORT};
 use streamvs_support::grpc::load::Load;
 use streamvs_support::lab::Lab;
-use streamvs_support::manifest::Endpoint;
+use streamvs_support::manifest::{Endpoint, Service};
 
-use crate::scene::{GRPC_PORT, PODS, Scene, address, grpc_service, needs_node};
+use crate::scene::{CAPTURES, GRPC_PORT, PODS, Scene, address, grpc_service, needs_node};
 
 #[test]
 fn direct_connections_to_the_listener_are_refused() {
@@ -19,7 +19,12 @@ fn direct_connections_to_the_listener_are_refused() {
     let _endpoints = scene.grpc(Family::V4, PODS);
     let service = grpc_service(Family::V4);
     scene.publish(&service, &PODS);
-    let agent = scene.agent(&[]);
+    for capture in CAPTURES {
+        check_direct(&scene, &service, &scene.agent(capture));
+    }
+}
+
+fn check_direct(scene: &Scene, service: &Service, agent: &Agent) {
     for family in [Family::V4, Family::V6] {
         let listener = SocketAddr::new(scene.lab.node().ip(family), LISTEN_PORT);
         for host in [scene.lab.outside(), scene.client(), scene.lab.node()] {
@@ -32,7 +37,7 @@ fn direct_connections_to_the_listener_are_refused() {
         }
     }
     // Captured traffic goes on beside the flood.
-    let report = Load::unary(address(&service), 1).calls(300).run(scene.client());
+    let report = Load::unary(address(service), 1).calls(300).run(scene.client());
     assert!(report.without_failure().spread(&PODS) <= 1);
     assert_eq!(
         agent.metric("streamvs_connections_total", &[("protocol", "tcp")]).unwrap_or(0.0),
@@ -60,8 +65,7 @@ fn an_endpoint_that_is_the_service_itself_is_not_dialled_for_ever() {
     needs_node!();
     let scene = Scene::new();
     // The endpoint's address is the ClusterIP and its port the Service's own.
-    let service =
-        streamvs_support::manifest::Service::new("loop", &[Family::V4], 11).port("tcp", 80, 80);
+    let service = Service::new("loop", &[Family::V4], 11).port("tcp", 80, 80);
     scene.manifests.service(&service);
     scene.manifests.endpoints(&service, &[Endpoint::at(service.ip(Family::V4))]);
     let agent = scene.agent(&[]);

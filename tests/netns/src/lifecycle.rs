@@ -9,7 +9,7 @@ use streamvs_support::grpc::load::Load;
 use streamvs_support::lab::Host;
 use streamvs_support::wait::eventually;
 
-use crate::scene::{PODS, Scene, address, grpc_service, needs_node};
+use crate::scene::{CAPTURES, PODS, Scene, address, grpc_service, needs_node};
 
 /// Everything streamvs may touch, as text. Lines with counters or dates are left out.
 fn kernel_state(node: &Host) -> String {
@@ -27,7 +27,10 @@ fn kernel_state(node: &Host) -> String {
         ("ip", &["-6", "rule"]),
         ("ip", &["-o", "address"]),
     ] {
-        let output = without_gates(node.netns().output(program, arguments));
+        let mut output = node.netns().output(program, arguments);
+        if program == "nft" {
+            output = sorted_tables(&output);
+        }
         let kept = output.lines().filter(|line| !line.starts_with('#') && !line.starts_with(':'));
         state.push_str(&format!("== {program} {arguments:?}\n"));
         for line in kept {
@@ -38,22 +41,15 @@ fn kernel_state(node: &Host) -> String {
     state
 }
 
-/// Each gate is a table with a name of its own, somewhere among the others: they are only counted.
-fn without_gates(ruleset: String) -> String {
-    let mut rest = String::new();
-    let (mut count, mut inside) = (0, false);
-    for line in ruleset.lines() {
-        if line.starts_with("table inet streamvs-gate") {
-            (count, inside) = (count + 1, true);
-        }
-        if !inside {
-            rest.push_str(line);
-            rest.push('\n');
-        }
-        inside &= line != "}";
-    }
-    rest.push_str(&format!("{count} gates\n"));
-    rest
+/// The tables of a ruleset in the order of their names: a table that was made anew is the last one.
+/// Each gate is a table with a name of its own; they are only counted.
+fn sorted_tables(ruleset: &str) -> String {
+    let mut tables: Vec<&str> = ruleset.split_inclusive("\n}\n").collect();
+    let count = tables.len();
+    tables.retain(|table| !table.starts_with("table inet streamvs-gate"));
+    let gate_count = count - tables.len();
+    tables.sort_unstable();
+    format!("{}{gate_count} gates\n", tables.concat())
 }
 
 /// The lines that stand in only one of two states.
@@ -79,12 +75,12 @@ fn assert_same(before: &str, after: &str, when: &str) {
 #[test]
 fn cleanup_leaves_the_node_as_it_was() {
     needs_node!("nft");
-    for backend in ["nft", "legacy"] {
+    for capture in CAPTURES {
         let scene = Scene::new();
         let node = scene.lab.node();
         // Legacy tables come into being when they are first looked at, and then nobody can delete
         // them: they belong to the kernel's module.
-        if backend == "legacy" {
+        if capture.contains(&"legacy") {
             for program in ["iptables-legacy", "ip6tables-legacy"] {
                 node.netns().output(program, &["-t", "filter", "-S"]);
                 node.netns().output(program, &["-t", "nat", "-S"]);
@@ -95,20 +91,25 @@ fn cleanup_leaves_the_node_as_it_was() {
         let _endpoints = scene.grpc(Family::V4, PODS);
         scene.publish(&service, &PODS);
 
-        let mut agent = scene.agent(&["--iptables-backend", backend]);
-        assert!(kernel_state(node).contains("STREAMVS-CAPTURE"), "something is to be removed");
+        let mut agent = scene.agent(capture);
+        assert!(captures(node), "something is to be removed");
         agent.kill();
-        assert!(kernel_state(node).contains("STREAMVS-CAPTURE"), "a crash leaves the rules");
+        assert!(captures(node), "a crash leaves the rules");
         let output = agent_cleanup(&scene);
         assert!(output.contains("removed"), "{output}");
-        assert_same(&before, &kernel_state(node), &format!("{backend}: after cleanup"));
+        assert_same(&before, &kernel_state(node), &format!("{capture:?}: after cleanup"));
         assert_eq!(agent_cleanup(&scene), "nothing to remove\n", "a second one finds nothing");
 
-        let mut agent = scene.agent(&["--iptables-backend", backend]);
+        let mut agent = scene.agent(capture);
         let status = agent.stop(PATIENCE);
         assert_eq!(status.code(), Some(0), "{}", agent.log());
-        assert_same(&before, &kernel_state(node), &format!("{backend}: after SIGTERM"));
+        assert_same(&before, &kernel_state(node), &format!("{capture:?}: after SIGTERM"));
     }
+}
+
+fn captures(node: &Host) -> bool {
+    let state = kernel_state(node);
+    state.contains("STREAMVS-CAPTURE") || state.contains("streamvs-capture")
 }
 
 fn agent_cleanup(scene: &Scene) -> String {
@@ -124,51 +125,77 @@ fn a_second_start_adopts_what_a_crash_left() {
     let service = grpc_service(Family::V4);
     let _endpoints = scene.grpc(Family::V4, PODS);
     scene.publish(&service, &PODS);
-    let mut agent = scene.agent(&[]);
-    let rules = kernel_state(scene.lab.node());
-    agent.kill();
-    drop(agent);
-    let agent = scene.agent(&[]);
-    assert_same(&rules, &kernel_state(scene.lab.node()), "no rule twice, none lost");
-    let report = Load::unary(address(&service), 1).calls(300).run(scene.client());
-    assert!(report.without_failure().spread(&PODS) <= 1);
-    drop(agent);
+    for capture in CAPTURES {
+        let mut agent = scene.agent(capture);
+        let rules = kernel_state(scene.lab.node());
+        agent.kill();
+        drop(agent);
+        // The one after the next in this loop finds rules of another kind.
+        let mut agent = scene.agent(capture);
+        assert_same(&rules, &kernel_state(scene.lab.node()), "no rule twice, none lost");
+        let report = Load::unary(address(&service), 1).calls(300).run(scene.client());
+        assert!(report.without_failure().spread(&PODS) <= 1);
+        agent.kill();
+    }
 }
 
 #[test]
-fn what_others_delete_is_repaired() {
+fn what_others_delete_from_iptables_is_repaired() {
     needs_node!();
+    check_repairs(
+        "iptables",
+        &[
+            "iptables -t nat -D PREROUTING 1",
+            "iptables -t nat -F STREAMVS-CAPTURE",
+            "iptables -t nat -F",
+            "iptables -F",
+            "ipset flush streamvs4",
+        ],
+    );
+}
+
+#[test]
+fn what_others_delete_from_nftables_is_repaired() {
+    needs_node!("nft");
+    check_repairs(
+        "nftables",
+        &[
+            "nft flush chain ip streamvs-capture nat-prerouting",
+            "nft insert rule ip streamvs-capture capture accept",
+            "nft flush set ip streamvs-capture streamvs4",
+            "nft delete table ip streamvs-capture",
+            "nft flush ruleset",
+        ],
+    );
+}
+
+/// Does each damage and waits until everything is as before.
+fn check_repairs(capture: &str, damages: &[&str]) {
     let scene = Scene::new();
     let service = grpc_service(Family::V4);
     let _endpoints = scene.grpc(Family::V4, PODS);
     scene.publish(&service, &PODS);
-    let agent = scene.agent(&["--iptables-sync-period", "1s"]);
+    let agent = scene.agent(&["--capture", capture, "--iptables-sync-period", "1s"]);
     let node = scene.lab.node();
     let rules = kernel_state(node);
-    for (program, arguments) in [
-        ("iptables", &["-t", "nat", "-D", "PREROUTING", "1"][..]),
-        ("iptables", &["-t", "nat", "-F", "STREAMVS-CAPTURE"]),
-        ("iptables", &["-t", "nat", "-F"]),
-        ("iptables", &["-F"]),
-        ("ipset", &["flush", "streamvs4"]),
-    ] {
-        node.netns().output(program, arguments);
-        let damaged = format!("{program} {arguments:?}");
-        assert!(!difference(&rules, &kernel_state(node)).is_empty(), "{damaged} did something");
+    for damage in damages {
+        let words: Vec<&str> = damage.split(' ').collect();
+        node.netns().output(words[0], &words[1..]);
+        assert!(!difference(&rules, &kernel_state(node)).is_empty(), "{damage} did something");
         let deadline = Instant::now() + PATIENCE;
         loop {
             let difference = difference(&rules, &kernel_state(node));
             if difference.is_empty() {
                 break;
             }
-            assert!(Instant::now() < deadline, "not repaired after {damaged}: {difference:#?}");
+            assert!(Instant::now() < deadline, "not repaired after {damage}: {difference:#?}");
             std::thread::sleep(Duration::from_millis(50));
         }
         let report = Load::unary(address(&service), 1).calls(30).run(scene.client());
         report.without_failure();
     }
     let repairs = agent.metric("streamvs_capture_repairs_total", &[]);
-    assert!(repairs.is_some_and(|repairs| repairs >= 5.0), "{repairs:?}");
+    assert!(repairs.is_some_and(|repairs| repairs >= damages.len() as f64), "{repairs:?}");
 }
 
 #[test]

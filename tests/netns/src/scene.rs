@@ -27,6 +27,13 @@ pub(crate) const SERVICE_PORT: u16 = 80;
 /// on its way to it by then. Generous: one busy machine plays client, node and pods.
 pub(crate) const ON_ITS_WAY: Duration = Duration::from_millis(100);
 
+/// Each way to capture.
+pub(crate) const CAPTURES: [&[&str]; 3] = [
+    &["--capture", "iptables", "--iptables-backend", "nft"],
+    &["--capture", "iptables", "--iptables-backend", "legacy"],
+    &["--capture", "nftables"],
+];
+
 /// Returns from the test, loudly, where it cannot run.
 macro_rules! needs_node {
     ($($more:expr),* $(,)?) => {
@@ -78,7 +85,7 @@ impl Scene {
     #[track_caller]
     pub(crate) fn agent(&self, flags: &[&str]) -> Agent {
         let agent = Agent::start(self.lab.node(), self.folder.path(), &self.manifests, flags);
-        if !flags.contains(&"--capture") {
+        if !flags.contains(&"none") {
             eventually("the rules are in place", PATIENCE, || {
                 agent.log().contains("capture rules installed")
             });

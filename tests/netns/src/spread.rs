@@ -10,7 +10,7 @@ use streamvs_support::manifest::Service;
 use streamvs_support::wait::{eventually, eventually_equals};
 use streamvs_support::{Family, grpc};
 
-use crate::scene::{PODS, Scene, address, engines, grpc_service, needs_node};
+use crate::scene::{CAPTURES, PODS, Scene, address, engines, grpc_service, needs_node};
 
 /// Far above what any of this takes.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -235,12 +235,14 @@ fn check_shape(shape: Shape) {
     let _endpoints = Family::BOTH.map(|family| scene.grpc(family, PODS));
     let both = Service::new("echo", &Family::BOTH, 10).port("grpc", 80, crate::scene::GRPC_PORT);
     scene.publish(&both, &PODS);
-    let _agent = scene.agent(&[]);
-    check_from(&scene, scene.client());
-    // A pod that is an endpoint itself may be given itself.
-    check_from(&scene, scene.lab.pod("a"));
-    // A process of the node, which has no default route.
-    check_from(&scene, scene.lab.node());
+    for capture in ["iptables", "nftables"] {
+        let _agent = scene.agent(&["--capture", capture]);
+        check_from(&scene, scene.client());
+        // A pod that is an endpoint itself may be given itself.
+        check_from(&scene, scene.lab.pod("a"));
+        // A process of the node, which has no default route.
+        check_from(&scene, scene.lab.node());
+    }
 }
 
 #[test]
@@ -262,17 +264,26 @@ fn every_client_of_an_unnumbered_node_is_served() {
 }
 
 #[test]
-fn both_kinds_of_iptables_capture() {
-    needs_node!("iptables-nft", "iptables-legacy");
-    for backend in ["nft", "legacy"] {
+fn every_way_to_capture_captures() {
+    needs_node!("iptables-nft", "iptables-legacy", "nft");
+    for capture in CAPTURES {
         let scene = Scene::new();
         let _endpoints = Family::BOTH.map(|family| scene.grpc(family, PODS));
         let both =
             Service::new("echo", &Family::BOTH, 10).port("grpc", 80, crate::scene::GRPC_PORT);
         scene.publish(&both, &PODS);
-        let _agent = scene.agent(&["--iptables-backend", backend]);
+        let _agent = scene.agent(capture);
         check_from(&scene, scene.client());
-        let save = scene.lab.node().output(&format!("iptables-{backend}-save"), &["-t", "nat"]);
-        assert!(save.contains("STREAMVS"), "{backend}: {save}");
+        let mut counts = Vec::new();
+        for (program, arguments) in [
+            ("iptables-nft-save", &["-t", "nat"][..]),
+            ("iptables-legacy-save", &["-t", "nat"]),
+            ("nft", &["list", "tables", "ip"]),
+        ] {
+            let output = scene.lab.node().output(program, arguments);
+            let is_ours = output.contains("STREAMVS") || output.contains("streamvs-capture");
+            counts.push(usize::from(is_ours));
+        }
+        assert_eq!(counts.iter().sum::<usize>(), 1, "{capture:?}: in one place: {counts:?}");
     }
 }

@@ -69,7 +69,7 @@ pub(crate) struct RunOptions {
     pub(crate) service_proxy_name: Option<String>,
 
     /// How traffic to Services reaches the listener; none leaves that to somebody else
-    #[arg(long, value_enum, default_value_t = CaptureMode::Iptables)]
+    #[arg(long, value_enum, default_value_t = CaptureMode::Auto)]
     pub(crate) capture: CaptureMode,
 
     /// Which iptables to use
@@ -162,8 +162,12 @@ pub(crate) struct RunOptions {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum CaptureMode {
-    /// ipset and REDIRECT
+    /// nftables next to a kube-proxy in nftables mode, else iptables
+    Auto,
+    /// Rules of iptables, and ipsets
     Iptables,
+    /// A table of nftables
+    Nftables,
     /// No rules of ours
     None,
 }

@@ -1,0 +1,275 @@
+//! Capture by nftables: the same rules in tables of our own.
+//!
+//! For nodes where kube-proxy runs in nftables mode: its chains and those of iptables' nat table
+//! have the same priority, so that the order in which they were loaded would decide. Ours come
+//! before both, whenever they are loaded.
+//!
+//! ```text
+//!  gate (-110) -> ip, ip6 streamvs-capture nat (-105) -> iptables nat, kube-proxy (-100)
+//! ```
+//!
+//! A difference to iptables: a base chain that accepts a packet does not keep other base chains
+//! from dropping it. A node whose firewall drops what it does not know must let through what is
+//! addressed to the listener ([`LISTENER_V4`](crate::LISTENER_V4),
+//! [`LISTENER_V6`](crate::LISTENER_V6)).
+
+mod listing;
+pub(crate) mod render;
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+use streamvs_table::{Family, PerFamily};
+
+use crate::capture::ipv6_is_off;
+use crate::command::{find, run};
+use crate::sets::{self, Contents, Purpose, SetDamage};
+use crate::{Config, Desired, Error, Removed, Repair, link};
+use listing::Listing;
+
+/// How often rules are committed before someone else is blamed for changing them.
+const ATTEMPTS: u32 = 3;
+
+/// The program `nft`.
+#[derive(Clone, Debug)]
+pub(crate) struct Nft {
+    program: PathBuf,
+}
+
+impl Nft {
+    /// Finds it.
+    ///
+    /// # Errors
+    /// It is not installed.
+    pub(crate) fn locate() -> Result<Self, Error> {
+        match find("nft") {
+            Some(program) => Ok(Self { program }),
+            None => Err(Error::ToolMissing { program: "nft".to_owned(), package: "nftables" }),
+        }
+    }
+
+    /// Gives it a script; each is one transaction.
+    async fn commit(&self, script: &str) -> Result<(), Error> {
+        if script.is_empty() {
+            return Ok(());
+        }
+        run(&self.program, &["-f", "-"], script).await?.success().map(drop)
+    }
+
+    /// The tables of a family, as in `table ip nat`.
+    async fn tables(&self) -> Result<BTreeSet<String>, Error> {
+        let listed = run(&self.program, &["list", "tables"], "").await?.success()?;
+        Ok(listed.lines().map(|line| line.trim().to_owned()).collect())
+    }
+
+    /// Whether a table of this name exists in either family of addresses.
+    pub(crate) async fn has_table(&self, name: &str) -> Result<bool, Error> {
+        let tables = self.tables().await?;
+        let of = |family| format!("table {} {name}", render::word(family));
+        Ok(Family::BOTH.into_iter().any(|family| tables.contains(&of(family))))
+    }
+
+    async fn read(&self, family: Family) -> Result<Option<Listing>, Error> {
+        let arguments = ["-n", "-s", "list", "table", render::word(family), render::TABLE];
+        let printed = run(&self.program, &arguments, "").await?.success_or_absent(1)?;
+        Ok(printed.map(|printed| listing::parse(family, &printed)))
+    }
+}
+
+/// The capture of this node's service connections by nftables.
+#[derive(Debug)]
+pub(crate) struct Capture {
+    config: Config,
+    nft: Nft,
+    families: Vec<Family>,
+    /// How the kernel shows our tables without elements; none until they are committed.
+    printed: PerFamily<Option<String>>,
+    desired: Desired,
+    /// What the sets hold, unless someone else changed them.
+    contents: Contents,
+    gate_open: bool,
+}
+
+impl Capture {
+    /// See [`Capture::install`](crate::Capture::install).
+    pub(crate) async fn install(config: Config, desired: &Desired) -> Result<Self, Error> {
+        config.check()?;
+        let nft = Nft::locate()?;
+        let mut families = vec![Family::V4];
+        if ipv6_is_off() {
+            tracing::warn!("this node has no ipv6, its services are not captured");
+        } else {
+            families.push(Family::V6);
+        }
+        let mut capture = Self {
+            config,
+            nft,
+            families,
+            printed: PerFamily::default(),
+            desired: desired.clone(),
+            contents: Contents::new(),
+            gate_open: true,
+        };
+        capture.settle().await?;
+        Ok(capture)
+    }
+
+    /// See [`Capture::update`](crate::Capture::update).
+    pub(crate) async fn update(&mut self, desired: &Desired) -> Result<(), Error> {
+        let routed = (self.addresses(), self.ranges());
+        self.desired = desired.clone();
+        if (self.addresses(), self.ranges()) != routed {
+            self.settle_routes().await?;
+        }
+        let want = self.wanted();
+        if self.nft.commit(&render::change(&self.contents, &want)).await.is_ok() {
+            self.contents = want;
+            return Ok(());
+        }
+        // Someone else took the table or an element away.
+        self.settle().await.map(drop)
+    }
+
+    /// See [`Capture::audit`](crate::Capture::audit).
+    pub(crate) async fn audit(&mut self) -> Result<Vec<Repair>, Error> {
+        if self.families.contains(&Family::V6) && ipv6_is_off() {
+            tracing::warn!("ipv6 was switched off on this node, its services are not captured");
+            self.families.retain(|family| *family != Family::V6);
+        }
+        self.settle().await
+    }
+
+    /// See [`Capture::close_gate`](crate::Capture::close_gate).
+    pub(crate) async fn close_gate(&mut self) -> Result<(), Error> {
+        self.gate_open = false;
+        let want = self.wanted();
+        let capture = want.keys().filter(|name| name.purpose == Purpose::Capture);
+        let script: String = capture
+            .map(|name| {
+                let (ip, set) = (render::word(name.family), render::set(*name));
+                format!("flush set {ip} {} {set}\n", render::TABLE)
+            })
+            .collect();
+        if self.nft.commit(&script).await.is_ok() {
+            self.contents = want;
+            return Ok(());
+        }
+        self.settle().await.map(drop)
+    }
+
+    /// See [`Capture::remove`](crate::Capture::remove).
+    pub(crate) async fn remove(self) -> Result<(), Error> {
+        remove_tables(&self.nft).await?;
+        link::remove().await.map(drop)
+    }
+
+    fn addresses(&self) -> BTreeSet<IpAddr> {
+        self.families.iter().flat_map(|family| self.desired.addresses(*family)).collect()
+    }
+
+    fn ranges(&self) -> BTreeSet<IpNet> {
+        self.config.service_cidrs.iter().chain(&self.desired.ranges).copied().collect()
+    }
+
+    fn wanted(&self) -> Contents {
+        sets::wanted(&self.desired, &self.families, self.gate_open)
+    }
+
+    async fn settle_routes(&self) -> Result<Vec<IpNet>, Error> {
+        link::settle(&link::Wanted {
+            families: &self.families,
+            ranges: self.ranges(),
+            addresses: self.addresses(),
+        })
+        .await
+    }
+
+    /// Looks everything over and mends it: routes before tables, so that nothing is captured
+    /// before there is a way to the listener.
+    async fn settle(&mut self) -> Result<Vec<Repair>, Error> {
+        let routes = self.settle_routes().await?;
+        let mut repairs: Vec<Repair> =
+            routes.into_iter().map(|network| Repair::Route { network }).collect();
+        let want = self.wanted();
+        for family in self.families.clone() {
+            self.settle_table(family, &want, &mut repairs).await?;
+        }
+        self.contents = want;
+        Ok(repairs)
+    }
+
+    async fn settle_table(
+        &mut self,
+        family: Family,
+        want: &Contents,
+        repairs: &mut Vec<Repair>,
+    ) -> Result<(), Error> {
+        for attempt in 1..=ATTEMPTS {
+            let found = self.nft.read(family).await?;
+            if let Some(printed) = self.printed.get(family) {
+                let damage = damage(family, printed, found.as_ref(), want);
+                if damage.is_empty() {
+                    return Ok(());
+                }
+                if attempt == 1 {
+                    repairs.extend(damage);
+                }
+            }
+            self.nft.commit(&render::replace(&self.config.ruleset(family), want)).await?;
+            let committed = self.nft.read(family).await?;
+            if let Some(committed) = committed
+                && holds(family, &committed, want)
+            {
+                *self.printed.get_mut(family) = Some(committed.skeleton);
+                return Ok(());
+            }
+        }
+        Err(Error::RulesNotKept { family, chain: render::TABLE, attempts: ATTEMPTS })
+    }
+}
+
+/// The sets hold what is wanted and nothing else.
+fn holds(family: Family, found: &Listing, want: &Contents) -> bool {
+    found.foreign_count == 0
+        && sets::SetName::of(family)
+            .into_iter()
+            .all(|name| found.contents.get(&name) == want.get(&name))
+}
+
+/// What differs from what was printed after the commitment, and from what is wanted in the sets.
+fn damage(family: Family, printed: &str, found: Option<&Listing>, want: &Contents) -> Vec<Repair> {
+    let Some(found) = found.filter(|found| found.skeleton == printed) else {
+        return vec![Repair::Table { family, table: render::TABLE }];
+    };
+    let none = BTreeSet::new();
+    let mut damage = Vec::new();
+    for name in sets::SetName::of(family) {
+        let have = found.contents.get(&name).unwrap_or(&none);
+        let want = want.get(&name).unwrap_or(&none);
+        let (absent, foreign) = (want.difference(have).count(), have.difference(want).count());
+        if absent + foreign > 0 {
+            let damage_of_set = SetDamage::Altered { absent, foreign };
+            damage.push(Repair::Set { set: name.as_str(), damage: damage_of_set });
+        }
+    }
+    damage
+}
+
+/// Takes our tables away, and tells which.
+///
+/// # Errors
+/// `nft` failed.
+pub(crate) async fn remove_tables(nft: &Nft) -> Result<Vec<Removed>, Error> {
+    let tables = nft.tables().await?;
+    let mut removed = Vec::new();
+    for family in Family::BOTH {
+        let table = format!("table {} {}", render::word(family), render::TABLE);
+        if tables.contains(&table) {
+            nft.commit(&render::remove(family)).await?;
+            removed.push(Removed::NftTable { family, table: render::TABLE });
+        }
+    }
+    Ok(removed)
+}
