@@ -10,7 +10,7 @@ use streamvs_detect::{Protocol, tls};
 use streamvs_relay::Route;
 use streamvs_relay::connect::{Dialled, NoEndpoint, reset_on_drop};
 use streamvs_relay::tcp::{self, Early};
-use streamvs_table::ProtocolHint;
+use streamvs_table::{AddressKind, Origin, ProtocolHint, ServicePort};
 use tokio::net::TcpStream;
 
 use crate::http2;
@@ -25,11 +25,11 @@ use crate::run::{Open, Shared};
 /// long: this future is what an idle plain connection costs.
 pub(crate) async fn serve(shared: Open, socket: TcpStream, client: SocketAddr) {
     let client = SocketAddr::new(client.ip().to_canonical(), client.port());
-    let (original_dst, server) = match admit(&shared, &socket, client.ip()) {
+    let Admitted { original_dst, origin, server } = match admit(&shared, &socket, client.ip()) {
         Ok(admitted) => admitted,
         Err(reason) => return refuse(&shared, &socket, client, reason),
     };
-    let mut record = Record::new(client, original_dst, server);
+    let mut record = Record::new(client, original_dst, origin, server);
     match Box::pin(open(&shared, socket, &mut record)).await {
         Some(Begun::Http2(http2)) => {
             let Http2 { route, downstream, opened } = *http2;
@@ -120,12 +120,15 @@ async fn plain(
     Ok((socket, early))
 }
 
+/// What is known of a connection to a Service before a byte of it was read.
+struct Admitted {
+    original_dst: SocketAddr,
+    origin: Origin,
+    server: Arc<VirtualServer>,
+}
+
 /// Whose connection this was, and who serves it.
-fn admit(
-    shared: &Shared,
-    socket: &TcpStream,
-    client: IpAddr,
-) -> Result<(SocketAddr, Arc<VirtualServer>), RefusalReason> {
+fn admit(shared: &Shared, socket: &TcpStream, client: IpAddr) -> Result<Admitted, RefusalReason> {
     let original_dst =
         shared.original_dst.of(socket, client).map_err(|_| RefusalReason::NoOriginalDestination)?;
     // A connection to the listener itself was made to its port; only then is a system call due.
@@ -137,7 +140,17 @@ fn admit(
         return Err(RefusalReason::NotCaptured);
     }
     let server = shared.worker.lookup(original_dst).ok_or(RefusalReason::UnknownService)?;
-    Ok((original_dst, server))
+    let origin = origin(shared, server.service(), original_dst.ip(), client);
+    Ok(Admitted { original_dst, origin, server })
+}
+
+/// Where the client is, as far as it makes a difference: Inside where it makes none.
+fn origin(shared: &Shared, service: &ServicePort, ip: IpAddr, client: IpAddr) -> Origin {
+    let kind = service.kind_of(ip).unwrap_or(AddressKind::NodePort);
+    if service.policy(kind, Origin::Inside) == service.policy(kind, Origin::Outside) {
+        return Origin::Inside;
+    }
+    shared.origin.of(client)
 }
 
 fn refuse(shared: &Shared, socket: &TcpStream, client: SocketAddr, reason: RefusalReason) {

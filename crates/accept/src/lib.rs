@@ -18,11 +18,13 @@ mod http2;
 mod limits;
 mod listener;
 mod opening;
+mod origin;
 mod original_dst;
 mod record;
 mod run;
 
 pub use listener::{Listener, bind};
+pub use origin::ClientOrigin;
 pub use original_dst::OriginalDestination;
 pub use record::{OnRefused, RefusalReason};
 pub use run::{Config, run};

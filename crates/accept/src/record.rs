@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use streamvs_balance::{Choice, Verdict, VirtualServer};
 use streamvs_relay::{Route, h2, tcp};
+use streamvs_table::Origin;
 
 use crate::opening::Failure;
 
@@ -65,6 +66,7 @@ impl fmt::Display for Ending {
 pub(crate) struct Record {
     client: SocketAddr,
     original_dst: SocketAddr,
+    origin: Origin,
     server: Arc<VirtualServer>,
     accepted_at: Instant,
     verdict: Option<Verdict>,
@@ -77,12 +79,14 @@ impl Record {
     pub(crate) fn new(
         client: SocketAddr,
         original_dst: SocketAddr,
+        origin: Origin,
         server: Arc<VirtualServer>,
     ) -> Self {
         server.stats().active_connections.inc();
         Self {
             client,
             original_dst,
+            origin,
             server,
             accepted_at: Instant::now(),
             verdict: None,
@@ -98,7 +102,7 @@ impl Record {
 
     /// Where to look up who serves it later.
     pub(crate) fn route(&self) -> Route {
-        Route::new(self.original_dst, self.client.ip(), Arc::clone(&self.server))
+        Route::new(self.original_dst, self.client.ip(), self.origin, Arc::clone(&self.server))
     }
 
     /// The protocol is known.

@@ -21,6 +21,7 @@ use tokio::task::LocalSet;
 use crate::connection;
 use crate::limits;
 use crate::listener::Listener;
+use crate::origin::ClientOrigin;
 use crate::original_dst::OriginalDestination;
 use crate::record::{OnRefused, RefusalReason};
 
@@ -32,6 +33,8 @@ pub struct Config {
     pub plan: Reader<Plan>,
     /// How captured connections tell where they were going.
     pub original_dst: Box<dyn OriginalDestination>,
+    /// Where their clients are.
+    pub origin: Box<dyn ClientOrigin>,
     /// What an operator may set for the relay.
     pub relay: Options,
     /// Connections this worker serves at once; more are reset. Each takes two descriptors.
@@ -56,6 +59,7 @@ impl fmt::Debug for Config {
 pub(crate) struct Shared {
     pub(crate) worker: Rc<Worker>,
     pub(crate) original_dst: Box<dyn OriginalDestination>,
+    pub(crate) origin: Box<dyn ClientOrigin>,
     pub(crate) on_refused: OnRefused,
     pub(crate) drain: Drain,
     /// Of the listener.
@@ -110,6 +114,7 @@ async fn accept_until_drained(config: Config) -> io::Result<()> {
     let shared = Rc::new(Shared {
         worker: Rc::new(Worker::new(config.relay, config.plan)),
         original_dst: config.original_dst,
+        origin: config.origin,
         on_refused: config.on_refused,
         drain: config.drain,
         port,

@@ -152,7 +152,7 @@ fn port_view(plan: &Plan, service: &Arc<ServicePort>) -> PortView {
     let scheduler = servers.iter().flatten().next().map(|server| server.scheduler());
     let in_family = |family| {
         let cluster_ip = service.cluster_ip(family)?;
-        let disposition = *service.disposition.get(family);
+        let disposition = service.internal_disposition(family);
         Some(FamilyView {
             family: family.to_string(),
             cluster_ip,
@@ -173,13 +173,16 @@ fn port_view(plan: &Plan, service: &Arc<ServicePort>) -> PortView {
         internal_traffic_policy: rules::policy_name(service.internal_policy).to_owned(),
         families: Family::BOTH.into_iter().filter_map(in_family).collect(),
         notes: notes(plan, service, scheduler, servers),
-        endpoints: service.endpoints.iter().map(endpoint_reason).collect(),
+        endpoints: service.endpoints.iter().map(|each| endpoint_reason(service, each)).collect(),
     }
 }
 
 fn disposition_reason(service: &ServicePort, family: Family, disposition: Disposition) -> String {
     let all = service.endpoints(family).count();
-    let used = service.endpoints(family).filter(|endpoint| endpoint.usable()).count();
+    let used = service
+        .endpoints(family)
+        .filter(|endpoint| endpoint.usable(service.internal_policy))
+        .count();
     match disposition {
         Disposition::Balance => format!("{used} of {all} endpoints are used"),
         Disposition::Reject if all == 0 => "there is no endpoint".to_owned(),
@@ -191,8 +194,9 @@ fn disposition_reason(service: &ServicePort, family: Family, disposition: Dispos
     }
 }
 
-fn endpoint_reason(endpoint: &Endpoint) -> EndpointReason {
-    let (reason, rule) = rules::endpoint(endpoint);
+fn endpoint_reason(service: &ServicePort, endpoint: &Endpoint) -> EndpointReason {
+    let policy = service.internal_policy;
+    let (reason, rule) = rules::endpoint(endpoint, policy);
     EndpointReason {
         address: endpoint.address,
         node: endpoint.node.as_deref().map(str::to_owned),
@@ -201,7 +205,7 @@ fn endpoint_reason(endpoint: &Endpoint) -> EndpointReason {
         serving: endpoint.serving,
         terminating: endpoint.terminating,
         weight: endpoint.weight,
-        used: endpoint.usable() && endpoint.weight > 0,
+        used: endpoint.usable(policy) && endpoint.weight > 0,
         reason,
         rule: rule.to_owned(),
     }

@@ -165,13 +165,20 @@ fn endpoint_views(
         Some(server) => server
             .targets()
             .iter()
-            .map(|target| endpoint_view(target.endpoint(), Some(target)))
+            .map(|target| endpoint_view(service, target.endpoint(), Some(target)))
             .collect(),
-        None => service.endpoints(family).map(|endpoint| endpoint_view(endpoint, None)).collect(),
+        None => {
+            let view = |endpoint| endpoint_view(service, endpoint, None);
+            service.endpoints(family).map(view).collect()
+        }
     }
 }
 
-fn endpoint_view(endpoint: &Endpoint, target: Option<&Target>) -> EndpointView {
+fn endpoint_view(
+    service: &ServicePort,
+    endpoint: &Endpoint,
+    target: Option<&Target>,
+) -> EndpointView {
     let stats = target.and_then(Target::recorded_stats);
     let total = |of: &dyn Fn(&TargetStats) -> u64| stats.map_or(0, of);
     // The last counter is of streams that ended without a status we know: no response to speak of.
@@ -187,8 +194,8 @@ fn endpoint_view(endpoint: &Endpoint, target: Option<&Target>) -> EndpointView {
         ready: endpoint.ready,
         serving: endpoint.serving,
         terminating: endpoint.terminating,
-        usable: endpoint.usable(),
-        reason: endpoint.usability.to_string(),
+        usable: endpoint.usable(service.internal_policy),
+        reason: endpoint.usability.get(service.internal_policy).to_string(),
         weight: endpoint.weight,
         active_connections: target.map_or(0, Target::active_connections),
         active_streams: target.map_or(0, Target::active_streams),

@@ -10,8 +10,8 @@ use streamvs_balance::{
 };
 use streamvs_table::publish::{Publisher, channel};
 use streamvs_table::{
-    Disposition, Endpoint, Family, PerFamily, Protocol, ProtocolHint, Reasons, ServiceName,
-    ServicePort, ServicePortName, Snapshot, TrafficPolicy, Usability,
+    Disposition, Endpoint, Family, PerFamily, PerPolicy, Protocol, ProtocolHint, Reasons,
+    ServiceName, ServicePort, ServicePortName, Snapshot, TrafficPolicy, Usability,
 };
 
 use crate::{Admin, Health, NodeMetrics, NodeState, health};
@@ -26,7 +26,7 @@ pub(crate) fn endpoint(address: &str, usability: Usability) -> Endpoint {
         terminating: usability == Usability::Terminating,
         local: true,
         weight: 1,
-        usability,
+        usability: PerPolicy::both(usability),
     }
 }
 
@@ -49,23 +49,39 @@ pub(crate) fn service(
         port,
         node_port: None,
         cluster_ips: cluster_ips.iter().map(|ip| ip.parse().unwrap()).collect(),
+        load_balancer_ips: Vec::new(),
+        external_ips: Vec::new(),
+        source_ranges: Vec::new(),
+        health_check_node_port: None,
         app_protocol: None,
         protocol_hint: ProtocolHint::Auto,
         scheduler: None,
         affinity: None,
         internal_policy: TrafficPolicy::Cluster,
+        external_policy: TrafficPolicy::Cluster,
         endpoints,
-        disposition: PerFamily::default(),
+        disposition: PerPolicy::default(),
         reasons: Reasons::default(),
     };
-    service.disposition = PerFamily::from_fn(|family| {
-        if service.endpoints(family).any(Endpoint::usable) {
-            Disposition::Balance
-        } else {
-            Disposition::Reject
-        }
+    service.disposition = PerPolicy::from_fn(|policy| {
+        PerFamily::from_fn(|family| {
+            if service.endpoints(family).any(|endpoint| endpoint.usable(policy)) {
+                Disposition::Balance
+            } else {
+                Disposition::Reject
+            }
+        })
     });
     service
+}
+
+/// Makes all endpoints of IPv4, of which one is ready, run on another node.
+pub(crate) fn only_elsewhere(service: &mut ServicePort) {
+    for endpoint in &mut service.endpoints {
+        endpoint.usability = PerPolicy { cluster: Usability::Ready, local: Usability::NotLocal };
+    }
+    service.disposition.cluster.v4 = Disposition::Balance;
+    service.disposition.local.v4 = Disposition::Drop;
 }
 
 pub(crate) fn plan(services: Vec<ServicePort>) -> Plan {
@@ -125,6 +141,7 @@ pub(crate) fn give(server: &VirtualServer, address: &str, unit: Unit) -> Choice 
         server.targets().iter().map(|t| t.address()).filter(|a| *a != address).collect();
     let request = Request {
         client: "192.0.2.200".parse().unwrap(),
+        policy: TrafficPolicy::Cluster,
         unit,
         now: Instant::now(),
         tried: &tried,

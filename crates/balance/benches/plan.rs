@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use streamvs_balance::{Plan, Request, SchedulerName, Unit, VirtualServer};
 use streamvs_table::{
-    Disposition, Endpoint, PerFamily, Protocol, ProtocolHint, ServiceName, ServicePort,
+    Disposition, Endpoint, PerFamily, PerPolicy, Protocol, ProtocolHint, ServiceName, ServicePort,
     ServicePortName, Snapshot, TrafficPolicy, Usability,
 };
 
@@ -33,7 +33,7 @@ fn endpoint(number: u32) -> Endpoint {
         terminating: false,
         local: false,
         weight: 1,
-        usability: Usability::Ready,
+        usability: PerPolicy::both(Usability::Ready),
     }
 }
 
@@ -47,13 +47,21 @@ fn service(number: u32, endpoints: impl Iterator<Item = u32>) -> Arc<ServicePort
         port: 80,
         node_port: None,
         cluster_ips: vec![IpAddr::V4(Ipv4Addr::from_bits(0x0b00_0000 + number))],
+        load_balancer_ips: Vec::new(),
+        external_ips: Vec::new(),
+        source_ranges: Vec::new(),
+        health_check_node_port: None,
         app_protocol: None,
         protocol_hint: ProtocolHint::Auto,
         scheduler: None,
         affinity: None,
         internal_policy: TrafficPolicy::Cluster,
+        external_policy: TrafficPolicy::Cluster,
         endpoints: endpoints.map(endpoint).collect(),
-        disposition: PerFamily { v4: Disposition::Balance, v6: Disposition::Reject },
+        disposition: PerPolicy::both(PerFamily {
+            v4: Disposition::Balance,
+            v6: Disposition::Reject,
+        }),
         reasons: Default::default(),
     })
 }
@@ -125,7 +133,8 @@ fn pick_many(server: &VirtualServer, picks: usize, seed: u64) -> Duration {
     let mut open = [const { None }; 4];
     for number in 0..picks {
         let client = IpAddr::V4(Ipv4Addr::from_bits(0x0c00_0000 + (number % 1000) as u32));
-        let request = Request { client, unit: Unit::Stream, now, tried: &[] };
+        let request =
+            Request { client, policy: TrafficPolicy::Cluster, unit: Unit::Stream, now, tried: &[] };
         open[number % 4] = black_box(server.pick(&request, &mut rng));
     }
     began.elapsed()

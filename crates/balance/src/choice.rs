@@ -4,6 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
+use streamvs_table::TrafficPolicy;
+
 use crate::Target;
 
 /// What is about to be given to an endpoint.
@@ -20,6 +22,8 @@ pub enum Unit {
 pub struct Request<'a> {
     /// The client's address, not IPv4-mapped: key of sessionAffinity, `sh` and `mh`.
     pub client: IpAddr,
+    /// The policy that holds for it: which of the Service's endpoints may be picked.
+    pub policy: TrafficPolicy,
     /// What it will be used for.
     pub unit: Unit,
     /// The time, for sessionAffinity.

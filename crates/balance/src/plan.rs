@@ -12,7 +12,7 @@ use streamvs_table::{Family, Protocol, ServiceName, ServicePort, ServicePortName
 
 use crate::{Notice, SchedulerName, VirtualServer};
 
-/// All virtual servers of one generation, by ClusterIP and port. Immutable and swapped whole, by
+/// All virtual servers of one generation, by address and port. Immutable and swapped whole, by
 /// [`publish`](streamvs_table::publish).
 ///
 /// Invariants: virtual servers are sorted by name, then family; there is one for each family in
@@ -25,8 +25,16 @@ pub struct Plan {
     /// The node's own: where rotations begin and how candidates are shuffled.
     seed: u64,
     virtual_servers: Vec<Arc<VirtualServer>>,
-    /// Indexes into `virtual_servers`; shared with the plan before while no address changed.
-    by_address: Arc<FxHashMap<(IpAddr, u16), u32>>,
+    /// Shared with the plan before while no address changed.
+    places: Arc<Places>,
+}
+
+/// Who is where. Values are indexes into the virtual servers.
+#[derive(Debug, Default)]
+struct Places {
+    /// ClusterIPs, load balancers' addresses and externalIPs.
+    by_address: FxHashMap<(IpAddr, u16), u32>,
+    by_node_port: FxHashMap<(u16, Family), u32>,
 }
 
 impl Plan {
@@ -43,7 +51,7 @@ impl Plan {
             default: SchedulerName::default(),
             seed,
             virtual_servers: Vec::new(),
-            by_address: Arc::default(),
+            places: Arc::default(),
         }
     }
 
@@ -97,8 +105,8 @@ impl Plan {
         for gone in old {
             gone.retire(now);
         }
-        let by_address = self.index(&virtual_servers);
-        let next = Self { snapshot, default, seed: self.seed, virtual_servers, by_address };
+        let places = self.index(&snapshot, &virtual_servers);
+        let next = Self { snapshot, default, seed: self.seed, virtual_servers, places };
         (next, notices)
     }
 
@@ -149,24 +157,38 @@ impl Plan {
         &all[start..start + count]
     }
 
-    /// Where two ServicePorts claim an address the first in name order has it, as in the snapshot.
-    fn index(&self, next: &[Arc<VirtualServer>]) -> Arc<FxHashMap<(IpAddr, u16), u32>> {
+    /// Addresses lead where the snapshot says. `next` are its virtual servers.
+    fn index(&self, snapshot: &Snapshot, next: &[Arc<VirtualServer>]) -> Arc<Places> {
         let old = &self.virtual_servers;
-        let same_address = |(old, next): (&Arc<VirtualServer>, &Arc<VirtualServer>)| {
-            Arc::ptr_eq(old, next) || old.cluster_address() == next.cluster_address()
+        let same_place = |(old, next): (&Arc<VirtualServer>, &Arc<VirtualServer>)| {
+            Arc::ptr_eq(old, next)
+                || (old.service().name == next.service().name && old.family() == next.family())
         };
-        if old.len() == next.len() && old.iter().zip(next).all(same_address) {
-            return Arc::clone(&self.by_address);
+        if snapshot.has_places_of(&self.snapshot)
+            && old.len() == next.len()
+            && old.iter().zip(next).all(same_place)
+        {
+            return Arc::clone(&self.places);
         }
-        let mut by_address = FxHashMap::default();
-        by_address.reserve(next.len());
-        for (index, virtual_server) in next.iter().enumerate() {
-            if let Some(address) = virtual_server.cluster_address() {
-                let index = u32::try_from(index).expect("fewer than 2^32 virtual servers");
-                by_address.entry(address).or_insert(index);
+        let mut places = Places::default();
+        places.by_address.reserve(next.len());
+        for (index, virtual_server) in (0..).zip(next) {
+            let (service, family) = (virtual_server.service(), virtual_server.family());
+            let owns = |owner: Option<&Arc<ServicePort>>| {
+                owner.is_some_and(|owner| Arc::ptr_eq(owner, service))
+            };
+            for ip in service.addresses().filter(|ip| Family::of(*ip) == family) {
+                if owns(snapshot.lookup(ip, service.port, Protocol::Tcp)) {
+                    places.by_address.insert((ip, service.port), index);
+                }
+            }
+            if let Some(port) = service.node_port
+                && owns(snapshot.node_port(port, Protocol::Tcp))
+            {
+                places.by_node_port.insert((port, family), index);
             }
         }
-        Arc::new(by_address)
+        Arc::new(places)
     }
 
     fn seed_of(&self, name: &ServicePortName, family: Family) -> u64 {
@@ -188,10 +210,13 @@ impl Plan {
         &self.snapshot
     }
 
-    /// Who serves this address over TCP, if anyone. The address must not be IPv4-mapped.
+    /// Who serves this address over TCP, if anyone. The address must not be IPv4-mapped. What is no
+    /// address of a Service is taken for one of the node's own: there, node ports are served.
     pub fn lookup(&self, ip: IpAddr, port: u16) -> Option<&Arc<VirtualServer>> {
-        let index = *self.by_address.get(&(ip, port))?;
-        Some(&self.virtual_servers[index as usize])
+        let Places { by_address, by_node_port } = &*self.places;
+        let index =
+            by_address.get(&(ip, port)).or_else(|| by_node_port.get(&(port, Family::of(ip))))?;
+        Some(&self.virtual_servers[*index as usize])
     }
 
     /// By name and family.

@@ -5,8 +5,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use streamvs_table::{
-    Disposition, Endpoint, Family, PerFamily, Protocol, ProtocolHint, ServiceName, ServicePort,
-    ServicePortName, Snapshot, TrafficPolicy, Usability,
+    Disposition, Endpoint, Family, PerFamily, PerPolicy, Protocol, ProtocolHint, ServiceName,
+    ServicePort, ServicePortName, Snapshot, TrafficPolicy, Usability,
 };
 
 use crate::{Choice, Plan, Request, SchedulerName, Target, Unit, VirtualServer};
@@ -29,7 +29,7 @@ pub(crate) fn endpoint(number: u16) -> Endpoint {
         terminating: false,
         local: false,
         weight: 1,
-        usability: Usability::Ready,
+        usability: PerPolicy::both(Usability::Ready),
     }
 }
 
@@ -38,7 +38,7 @@ pub(crate) fn weighted(number: u16, weight: u16) -> Endpoint {
 }
 
 pub(crate) fn unready(number: u16) -> Endpoint {
-    Endpoint { ready: false, usability: Usability::NotReady, ..endpoint(number) }
+    Endpoint { ready: false, usability: PerPolicy::both(Usability::NotReady), ..endpoint(number) }
 }
 
 pub(crate) fn endpoint_v6(number: u16) -> Endpoint {
@@ -67,19 +67,21 @@ pub(crate) fn request(tried: &[SocketAddr]) -> Request<'_> {
 }
 
 pub(crate) fn request_of(client: IpAddr, tried: &[SocketAddr]) -> Request<'_> {
-    Request { client, unit: Unit::Stream, now: start(), tried }
+    Request { client, policy: TrafficPolicy::Cluster, unit: Unit::Stream, now: start(), tried }
 }
 
 /// `shop/<name>:<port>`, of IPv4, at the ClusterIP 198.51.100.x the name's last byte gives.
 pub(crate) fn service(name: &str, mut endpoints: Vec<Endpoint>) -> ServicePort {
     endpoints.sort_by_key(|endpoint| endpoint.address);
     let last = name.bytes().last().unwrap_or(0);
-    let disposition = PerFamily::from_fn(|family| {
-        let of_family = |e: &&Endpoint| Family::of(e.address.ip()) == family;
-        match endpoints.iter().filter(of_family).any(Endpoint::usable) {
-            true => Disposition::Balance,
-            false => Disposition::Reject,
-        }
+    let disposition = PerPolicy::from_fn(|policy| {
+        PerFamily::from_fn(|family| {
+            let mut of_family = endpoints.iter().filter(|e| Family::of(e.address.ip()) == family);
+            match of_family.any(|endpoint| endpoint.usable(policy)) {
+                true => Disposition::Balance,
+                false => Disposition::Reject,
+            }
+        })
     });
     ServicePort {
         name: ServicePortName {
@@ -90,11 +92,16 @@ pub(crate) fn service(name: &str, mut endpoints: Vec<Endpoint>) -> ServicePort {
         port: 80,
         node_port: None,
         cluster_ips: vec![IpAddr::V4(Ipv4Addr::new(198, 51, 100, last))],
+        load_balancer_ips: Vec::new(),
+        external_ips: Vec::new(),
+        source_ranges: Vec::new(),
+        health_check_node_port: None,
         app_protocol: None,
         protocol_hint: ProtocolHint::Auto,
         scheduler: None,
         affinity: None,
         internal_policy: TrafficPolicy::Cluster,
+        external_policy: TrafficPolicy::Cluster,
         endpoints,
         disposition,
         reasons: Default::default(),

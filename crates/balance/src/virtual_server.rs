@@ -1,17 +1,21 @@
 //! One family of one ServicePort, ready to be picked from.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
-use streamvs_table::{Endpoint, Family, ServicePort};
+use streamvs_table::{Endpoint, Family, PerPolicy, ServicePort, TrafficPolicy};
 
 use crate::affinity::Affinity;
 use crate::scheduler::{Scheduler, arrange};
 use crate::{Choice, Request, SchedulerName, ServiceStats, Target};
 
 /// The endpoints of one family of one ServicePort, with their load and a scheduler.
+///
+/// There are two lists of endpoints where both policies are in use, as where externalTrafficPolicy
+/// is Local and pods are served by the whole cluster. Each has its own rotation; the load of an
+/// endpoint is one for both, and so is a client's affinity.
 ///
 /// Belongs to a generation and is immutable in what it lists; the loads, the rotation, the
 /// affinity and the statistics in it are shared with the generations before and after. A
@@ -23,14 +27,21 @@ pub struct VirtualServer {
     name: SchedulerName,
     /// By address, each once.
     targets: Box<[Arc<Target>]>,
+    /// None under a policy that is not in use.
+    lists: PerPolicy<Option<List>>,
+    affinity: Option<(Arc<Affinity>, Duration)>,
+    lasting: Arc<Lasting>,
+}
+
+/// The endpoints that are used under one policy.
+#[derive(Debug)]
+struct List {
     /// In the scheduler's order.
     usable: Box<[Arc<Target>]>,
     /// The first so many of `usable` take new units.
     candidate_count: usize,
     /// Shared while the candidates stay the same.
     scheduler: Arc<Scheduler>,
-    affinity: Option<(Arc<Affinity>, Duration)>,
-    lasting: Arc<Lasting>,
 }
 
 /// What a virtual server keeps over all generations and schedulers.
@@ -38,7 +49,7 @@ pub struct VirtualServer {
 struct Lasting {
     stats: ServiceStats,
     /// Turns taken by `rr` and `wrr`.
-    turns: AtomicU64,
+    turns: PerPolicy<AtomicU64>,
 }
 
 impl VirtualServer {
@@ -52,45 +63,25 @@ impl VirtualServer {
         seed: u64,
         now: Instant,
     ) -> Self {
-        let targets = carry_over(
-            previous.map_or(&[], |previous| &*previous.targets),
-            service.endpoints(family),
-            now,
-        );
-        let mut usable: Box<[_]> =
-            targets.iter().filter(|target| target.endpoint().usable()).cloned().collect();
-        let candidate_count = arrange(&mut usable, name, seed);
-        let candidates = &usable[..candidate_count];
-
+        let targets = carry_over(previous, service, family, now);
         let lasting = previous.map_or_else(Arc::default, |previous| Arc::clone(&previous.lasting));
-        let scheduler = match previous {
-            Some(previous)
-                if previous.name == name && Scheduler::fits(previous.candidates(), candidates) =>
-            {
-                Arc::clone(&previous.scheduler)
-            }
-            _ => {
-                let predecessor =
-                    previous.map(|previous| (&*previous.scheduler, previous.candidates()));
-                Arc::new(Scheduler::new(name, candidates, &lasting.turns, predecessor, seed))
-            }
-        };
+        let lists = PerPolicy::from_fn(|policy| {
+            service.uses(policy).then(|| {
+                let of_policy = |target: &&Arc<Target>| target.endpoint().usable(policy);
+                let usable = targets.iter().filter(of_policy).cloned().collect();
+                let previous = previous.and_then(|previous| {
+                    let list = previous.lists.get(policy).as_ref()?;
+                    Some((list, previous.name == name))
+                });
+                List::new(usable, name, previous, lasting.turns.get(policy), seed)
+            })
+        });
         let affinity = service.affinity.map(|timeout| {
             let carried = previous.and_then(|previous| previous.affinity.as_ref());
             let carried = carried.map(|(affinity, _)| Arc::clone(affinity));
             (carried.unwrap_or_else(|| Arc::new(Affinity::new())), timeout)
         });
-        Self {
-            service: Arc::clone(service),
-            family,
-            name,
-            targets,
-            usable,
-            candidate_count,
-            scheduler,
-            affinity,
-            lasting,
-        }
+        Self { service: Arc::clone(service), family, name, targets, lists, affinity, lasting }
     }
 
     /// The ServicePort, of the generation that last changed it.
@@ -114,10 +105,11 @@ impl VirtualServer {
         &self.targets
     }
 
-    /// The endpoints new connections and streams may go to from this node, in the scheduler's
-    /// order. Those of weight 0 come last; they get something only if all have weight 0.
-    pub fn usable(&self) -> &[Arc<Target>] {
-        &self.usable
+    /// The endpoints new connections and streams for which the policy holds may go to from this
+    /// node, in the scheduler's order. Those of weight 0 come last; they get something only if all
+    /// have weight 0. Empty where the policy is not in use.
+    pub fn usable(&self, policy: TrafficPolicy) -> &[Arc<Target>] {
+        self.lists.get(policy).as_ref().map_or(&[], |list| &list.usable)
     }
 
     /// Totals over all generations.
@@ -141,11 +133,13 @@ impl VirtualServer {
     }
 
     fn schedule(&self, request: &Request<'_>, rng: &mut fastrand::Rng) -> Option<&Arc<Target>> {
-        let candidates = self.candidates();
+        let list = self.lists.get(request.policy).as_ref()?;
+        let candidates = list.candidates();
         if candidates.is_empty() {
             return None;
         }
-        let index = self.scheduler.pick(candidates, &self.lasting.turns, request, rng)?;
+        let turns = self.lasting.turns.get(request.policy);
+        let index = list.scheduler.pick(candidates, turns, request, rng)?;
         Some(&candidates[index])
     }
 
@@ -157,64 +151,90 @@ impl VirtualServer {
         request: &Request<'_>,
         rng: &mut fastrand::Rng,
     ) -> Option<&Arc<Target>> {
-        let Request { client, now, .. } = *request;
-        let usable = |address| self.candidate(address).filter(|target| request.may_use(target));
+        let Request { client, policy, now, .. } = *request;
+        let usable =
+            |address| self.candidate(address, policy).filter(|target| request.may_use(target));
         affinity.recall(client, now, timeout, usable).or_else(|| {
             let picked = self.schedule(request, rng)?;
             Some(affinity.bind(client, now, timeout, usable, (picked.address(), picked)))
         })
     }
 
-    /// The endpoints that take new units.
-    fn candidates(&self) -> &[Arc<Target>] {
-        &self.usable[..self.candidate_count]
-    }
-
     /// The candidate with this address.
-    fn candidate(&self, address: SocketAddr) -> Option<&Arc<Target>> {
+    fn candidate(&self, address: SocketAddr, policy: TrafficPolicy) -> Option<&Arc<Target>> {
+        let list = self.lists.get(policy).as_ref()?;
         let index = self.targets.binary_search_by_key(&address, |target| target.address()).ok()?;
         let target = &self.targets[index];
         let endpoint = target.endpoint();
-        let takes_new = endpoint.weight > 0 || self.candidate_count == self.usable.len();
-        (endpoint.usable() && takes_new).then_some(target)
-    }
-
-    /// Where clients reach it; none if the Service has no ClusterIP of the family.
-    pub(crate) fn cluster_address(&self) -> Option<(IpAddr, u16)> {
-        Some((self.service.cluster_ip(self.family)?, self.service.port))
+        let takes_new = endpoint.weight > 0 || list.candidate_count == list.usable.len();
+        (endpoint.usable(policy) && takes_new).then_some(target)
     }
 
     /// The ServicePort, or its family, is gone: all endpoints retire.
     pub(crate) fn retire(&self, now: Instant) {
-        for target in &self.usable {
-            target.retire(now);
-        }
+        let used = self.targets.iter().filter(|target| self.service.may_use(target.endpoint()));
+        used.for_each(|target| target.retire(now));
+    }
+}
+
+impl List {
+    /// `previous` is the same policy's list of the generation before, and whether it was under the
+    /// same scheduler.
+    fn new(
+        mut usable: Box<[Arc<Target>]>,
+        name: SchedulerName,
+        previous: Option<(&Self, bool)>,
+        turns: &AtomicU64,
+        seed: u64,
+    ) -> Self {
+        let candidate_count = arrange(&mut usable, name, seed);
+        let candidates = &usable[..candidate_count];
+        let scheduler = match previous {
+            Some((list, true)) if Scheduler::fits(list.candidates(), candidates) => {
+                Arc::clone(&list.scheduler)
+            }
+            _ => {
+                let predecessor = previous.map(|(list, _)| (&*list.scheduler, list.candidates()));
+                Arc::new(Scheduler::new(name, candidates, turns, predecessor, seed))
+            }
+        };
+        Self { usable, candidate_count, scheduler }
+    }
+
+    /// The endpoints that take new units.
+    fn candidates(&self) -> &[Arc<Target>] {
+        &self.usable[..self.candidate_count]
     }
 }
 
 /// The targets of the next generation: for an address that stays, the load and the statistics go
-/// on, and the target itself does if no fact changed. Retires those that left the usable set and
-/// takes back those that returned. Both inputs are sorted by address.
-fn carry_over<'a>(
-    old: &[Arc<Target>],
-    endpoints: impl Iterator<Item = &'a Endpoint>,
+/// on, and the target itself does if no fact changed. Retires those that are used no longer under
+/// any policy, and takes back those that returned.
+fn carry_over(
+    previous: Option<&VirtualServer>,
+    service: &ServicePort,
+    family: Family,
     now: Instant,
 ) -> Box<[Arc<Target>]> {
+    let was_used =
+        |target: &Target| previous.is_some_and(|old| old.service.may_use(target.endpoint()));
     let retire_if_used = |target: &Target| {
-        if target.endpoint().usable() {
+        if was_used(target) {
             target.retire(now);
         }
     };
-    let mut old = old.iter().peekable();
-    let targets = endpoints
-        .map(|endpoint| {
+    // Both are sorted by address.
+    let mut old = previous.map_or(&[][..], |previous| &previous.targets).iter().peekable();
+    let targets = service
+        .endpoints(family)
+        .map(|endpoint: &Endpoint| {
             while let Some(gone) = old.next_if(|target| target.address() < endpoint.address) {
                 retire_if_used(gone);
             }
             let Some(target) = old.next_if(|target| target.address() == endpoint.address) else {
                 return Arc::new(Target::new(endpoint.clone(), now));
             };
-            match (target.endpoint().usable(), endpoint.usable()) {
+            match (was_used(target), service.may_use(endpoint)) {
                 (true, false) => target.retire(now),
                 (false, true) => target.reinstate(),
                 (true, true) | (false, false) => {}

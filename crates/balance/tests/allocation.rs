@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use streamvs_balance::{Plan, Request, SchedulerName, Unit, VirtualServer};
 use streamvs_table::{
-    Disposition, Endpoint, PerFamily, Protocol, ProtocolHint, ServiceName, ServicePort,
+    Disposition, Endpoint, PerFamily, PerPolicy, Protocol, ProtocolHint, ServiceName, ServicePort,
     ServicePortName, Snapshot, TrafficPolicy, Usability,
 };
 
@@ -74,7 +74,7 @@ fn virtual_server(
             terminating: false,
             local: false,
             weight: 1 + number % 3,
-            usability: Usability::Ready,
+            usability: PerPolicy::both(Usability::Ready),
         })
         .collect();
     endpoints.sort_by_key(|endpoint| endpoint.address);
@@ -87,13 +87,21 @@ fn virtual_server(
         port: 80,
         node_port: None,
         cluster_ips: vec![IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1))],
+        load_balancer_ips: Vec::new(),
+        external_ips: Vec::new(),
+        source_ranges: Vec::new(),
+        health_check_node_port: None,
         app_protocol: None,
         protocol_hint: ProtocolHint::Auto,
         scheduler: None,
         affinity,
         internal_policy: TrafficPolicy::Cluster,
+        external_policy: TrafficPolicy::Cluster,
         endpoints,
-        disposition: PerFamily { v4: Disposition::Balance, v6: Disposition::Reject },
+        disposition: PerPolicy::both(PerFamily {
+            v4: Disposition::Balance,
+            v6: Disposition::Reject,
+        }),
         reasons: Default::default(),
     };
     let (snapshot, _) = Snapshot::new(1, vec![Arc::new(service)]);
@@ -111,7 +119,13 @@ fn pick_for_all(server: &VirtualServer, tried: &[SocketAddr], rng: &mut fastrand
     let allocations = allocations_of(|| {
         for number in (0..CLIENTS).chain(0..CLIENTS) {
             let client = IpAddr::V4(Ipv4Addr::from_bits(0x0a00_0000 + number));
-            let request = Request { client, unit: Unit::Connection, now, tried };
+            let request = Request {
+                client,
+                policy: TrafficPolicy::Cluster,
+                unit: Unit::Connection,
+                now,
+                tried,
+            };
             choices.extend(server.pick(&request, rng));
         }
         // Some become streams and all end.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use streamvs_table::{Disposition, Family, Protocol, Snapshot};
+use streamvs_table::{AddressKind, Disposition, Family, Protocol, Snapshot};
 
 /// Which service addresses are captured, refused and dropped. Pure data; endpoints are no part of
 /// it, so that their coming and going programs nothing here.
@@ -33,10 +33,11 @@ impl Desired {
     pub fn from_snapshot(snapshot: &Snapshot) -> Self {
         let mut desired = Self::default();
         for (ip, port, protocol, service) in snapshot.addresses() {
-            if ip.is_unspecified() || port == 0 {
+            let is_cluster_ip = service.kind_of(ip) == Some(AddressKind::ClusterIp);
+            if !is_cluster_ip || ip.is_unspecified() || port == 0 {
                 continue;
             }
-            match (service.disposition.get(Family::of(ip)), protocol) {
+            match (service.internal_disposition(Family::of(ip)), protocol) {
                 (Disposition::Balance, Protocol::Tcp) => {
                     desired.capture.insert((ip, port));
                 }
@@ -65,7 +66,8 @@ mod tests {
     use std::sync::Arc;
 
     use streamvs_table::{
-        PerFamily, ProtocolHint, ServiceName, ServicePort, ServicePortName, TrafficPolicy,
+        PerFamily, PerPolicy, ProtocolHint, ServiceName, ServicePort, ServicePortName,
+        TrafficPolicy,
     };
 
     use super::*;
@@ -86,13 +88,24 @@ mod tests {
             port,
             node_port: None,
             cluster_ips: cluster_ips.iter().map(|ip| ip.parse().expect("an address")).collect(),
+            load_balancer_ips: Vec::new(),
+            external_ips: Vec::new(),
+            source_ranges: Vec::new(),
+            health_check_node_port: None,
             app_protocol: None,
             protocol_hint: ProtocolHint::Auto,
             scheduler: None,
             affinity: None,
-            internal_policy: TrafficPolicy::Cluster,
+            internal_policy: TrafficPolicy::Local,
+            external_policy: TrafficPolicy::Cluster,
             endpoints: Vec::new(),
-            disposition,
+            disposition: PerPolicy {
+                cluster: PerFamily::from_fn(|family| match disposition.get(family) {
+                    Disposition::Drop => Disposition::Balance,
+                    other => *other,
+                }),
+                local: disposition,
+            },
             reasons: Default::default(),
         })
     }

@@ -87,6 +87,7 @@ async fn serve(options: RunOptions, settings: Settings, verbosity: Verbosity) ->
     let (drain, draining) = watch::channel(false);
     let shared = workers::Shared {
         plan: plan.clone(),
+        pod_ranges: Vec::new(),
         relay: config::relay(&options),
         on_refused: config::count_refusals(&metrics),
         drain: draining,

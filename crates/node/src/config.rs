@@ -120,6 +120,7 @@ pub(crate) fn source(options: &RunOptions, node_name: Arc<str>) -> Source {
     let resolver = streamvs_resolve::Config {
         node_name,
         service_proxy_name: options.service_proxy_name.as_deref().map(Into::into),
+        allow_external_ips: Vec::new(),
     };
     match &options.manifests {
         Some(dir) => Source::Manifests(ManifestsConfig { dir: dir.clone(), resolver }),

@@ -14,6 +14,7 @@ mod error;
 mod invocation;
 mod kube_proxy;
 mod oom;
+mod origin;
 mod privileges;
 mod programming;
 mod reload;

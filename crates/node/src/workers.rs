@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::thread;
 
+use ipnet::IpNet;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use streamvs_accept::{Config, Listener, OnRefused};
 use streamvs_balance::Plan;
@@ -17,6 +18,7 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
 use crate::error::Error;
+use crate::origin::Origins;
 
 /// Descriptors kept for everything but connections: admin, pools, rules, logs.
 const RESERVED_DESCRIPTORS: u64 = 1024;
@@ -27,6 +29,8 @@ const LEAST_CONNECTIONS: u64 = 64;
 /// What every worker gets a copy of.
 pub(crate) struct Shared {
     pub(crate) plan: Reader<Plan>,
+    /// Of pods, as the operator says; empty: the Node object's.
+    pub(crate) pod_ranges: Vec<IpNet>,
     pub(crate) relay: Options,
     pub(crate) on_refused: OnRefused,
     pub(crate) drain: Drain,
@@ -45,6 +49,7 @@ pub(crate) fn start(listeners: Vec<Listener>, shared: &Shared) -> Result<Workers
             listener,
             plan: shared.plan.clone(),
             original_dst: Box::new(original_dst),
+            origin: Box::new(Origins::new(shared.plan.clone(), shared.pod_ranges.clone())),
             relay: shared.relay.clone(),
             max_connections,
             on_refused: Arc::clone(&shared.on_refused),

@@ -166,7 +166,7 @@ impl Dialler {
                 Some(attempt) => attempt,
                 None => {
                     let picked = route.server(worker).and_then(|server| {
-                        worker.pick(&server, route.client(), Unit::Connection, &self.tried)
+                        worker.pick(&server, route, Unit::Connection, &self.tried)
                     });
                     let Some(choice) = picked else {
                         return Err(NoEndpoint { tried_count: self.tried.len() });

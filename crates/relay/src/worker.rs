@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use streamvs_balance::{Choice, Plan, Request, Unit, VirtualServer};
 use streamvs_table::publish::Reader;
+use streamvs_table::{AddressKind, Origin, TrafficPolicy};
 
 use crate::connect::DialOptions;
 use crate::h2::{Engine, Pool, switch};
@@ -81,15 +82,17 @@ impl Worker {
         self.plan.borrow_mut().load().lookup(address.ip(), address.port()).cloned()
     }
 
-    /// Picks an endpoint for one connection or stream of `client`, none of `tried`.
+    /// Picks an endpoint for one connection or stream on `route`, which `server` serves; none of
+    /// `tried`.
     pub fn pick(
         &self,
         server: &VirtualServer,
-        client: IpAddr,
+        route: &Route,
         unit: Unit,
         tried: &[SocketAddr],
     ) -> Option<Choice> {
-        let request = Request { client, unit, now: Instant::now(), tried };
+        let (client, policy) = (route.client, route.policy(server));
+        let request = Request { client, policy, unit, now: Instant::now(), tried };
         server.pick(&request, &mut self.rng.borrow_mut())
     }
 
@@ -110,13 +113,26 @@ impl fmt::Debug for Worker {
 pub struct Route {
     address: SocketAddr,
     client: IpAddr,
+    origin: Origin,
     found: RefCell<(u64, Option<Arc<VirtualServer>>)>,
 }
 
 impl Route {
     /// A connection of `client` to the Service address `address`, served by `server` just now.
-    pub fn new(address: SocketAddr, client: IpAddr, server: Arc<VirtualServer>) -> Self {
-        Self { address, client, found: RefCell::new((u64::MAX, Some(server))) }
+    pub fn new(
+        address: SocketAddr,
+        client: IpAddr,
+        origin: Origin,
+        server: Arc<VirtualServer>,
+    ) -> Self {
+        Self { address, client, origin, found: RefCell::new((u64::MAX, Some(server))) }
+    }
+
+    /// The policy by which `server`, who serves the address, picks for it.
+    pub fn policy(&self, server: &VirtualServer) -> TrafficPolicy {
+        let service = server.service();
+        let kind = service.kind_of(self.address.ip()).unwrap_or(AddressKind::NodePort);
+        service.policy(kind, self.origin)
     }
 
     /// The Service address.

@@ -28,7 +28,11 @@ fn main() {
 fn measure(services: u32, endpoints: u32) {
     let per_service = endpoints / services;
     let before = resident_mib();
-    let mut resolver = Resolver::new(Config { node_name: "n0".into(), service_proxy_name: None });
+    let mut resolver = Resolver::new(Config {
+        node_name: "n0".into(),
+        service_proxy_name: None,
+        allow_external_ips: Vec::new(),
+    });
     let mut applying = Duration::ZERO;
     let mut apply = |change| {
         // Objects are made one by one and dropped within, as from a watch.

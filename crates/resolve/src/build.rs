@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use streamvs_table::{
-    Disposition, Endpoint, Family, PerFamily, Reasons, ServiceName, ServicePort, ServicePortName,
-    TopologyOutcome,
+    Disposition, Endpoint, Family, PerFamily, PerPolicy, Reasons, ServiceName, ServicePort,
+    ServicePortName, TopologyOutcome, TrafficPolicy,
 };
 
 use crate::service::{PortFacts, ServiceFacts};
 use crate::slices::{self, Candidate, SliceFacts};
-use crate::usability::Decision;
+use crate::usability::{Decision, disposition};
 
 /// Builds the ServicePorts of a Service, sorted by name. Those that are as in `previous` (sorted
 /// too) are the same `Arc`.
@@ -54,15 +54,16 @@ fn service_port(
     let (v4, v6) = candidates.split_at(ipv6_from);
     let mut endpoints = Vec::with_capacity(candidates.len());
     let mut reasons = Reasons { protocol_hint: port.hint_source, topology: PerFamily::default() };
-    let disposition = PerFamily::from_fn(|family| {
+    let by_family = PerFamily::from_fn(|family| {
         let candidates = match family {
             Family::V4 => v4,
             Family::V6 => v6,
         };
-        let topology = reasons.topology.get_mut(family);
-        decide(candidates, facts, zone, &mut endpoints, topology)
+        let (by_family, topology) = decide(candidates, zone, &mut endpoints);
+        *reasons.topology.get_mut(family) = topology;
+        by_family
     });
-    ServicePort {
+    let mut service = ServicePort {
         name: ServicePortName {
             service: name.clone(),
             port: Arc::clone(&port.name),
@@ -71,31 +72,43 @@ fn service_port(
         port: port.port,
         node_port: port.node_port,
         cluster_ips: facts.cluster_ips.clone(),
+        load_balancer_ips: facts.load_balancer_ips.clone(),
+        external_ips: facts.external_ips.clone(),
+        source_ranges: facts.source_ranges.clone(),
+        health_check_node_port: facts.health_check_node_port,
         app_protocol: port.app_protocol.clone(),
         protocol_hint: port.hint,
         scheduler: facts.scheduler.clone(),
         affinity: facts.affinity,
         internal_policy: facts.internal_policy,
+        external_policy: facts.external_policy,
         endpoints,
-        disposition,
+        disposition: PerPolicy::from_fn(|policy| {
+            PerFamily::from_fn(|family| *by_family.get(family).get(policy))
+        }),
         reasons,
+    };
+    if !service.uses(TrafficPolicy::Cluster) {
+        // Hints are not asked for.
+        service.reasons.topology = PerFamily::default();
     }
+    service
 }
 
-/// Decides over one family, appends its endpoints and says what its hints came to.
+/// Decides over one family by each policy, appends its endpoints and says what its hints came to.
 fn decide(
     candidates: &[Candidate<'_>],
-    facts: &ServiceFacts,
     zone: Option<&str>,
     endpoints: &mut Vec<Endpoint>,
-    topology: &mut TopologyOutcome,
-) -> Disposition {
-    let decision = Decision::new(candidates, facts.internal_policy, zone);
-    *topology = decision.topology_outcome(candidates);
-    let mut any_usable = false;
+) -> (PerPolicy<Disposition>, TopologyOutcome) {
+    let decision = PerPolicy::from_fn(|policy| Decision::new(candidates, policy, zone));
+    let mut any_usable = PerPolicy::both(false);
     for candidate in candidates {
-        let usability = decision.of(candidate);
-        any_usable |= usability.usable();
+        let usability = PerPolicy::from_fn(|policy| {
+            let usability = decision.get(policy).of(candidate);
+            *any_usable.get_mut(policy) |= usability.usable();
+            usability
+        });
         endpoints.push(Endpoint {
             address: candidate.address,
             node: candidate.facts.node.clone(),
@@ -108,5 +121,5 @@ fn decide(
             usability,
         });
     }
-    decision.disposition(candidates, any_usable)
+    (disposition(any_usable), decision.cluster.topology_outcome(candidates))
 }

@@ -67,6 +67,19 @@ pub enum Notice {
         /// What it may be.
         accepted: &'static str,
     },
+    /// Addresses of a Service, by which it could be reached from outside, are not used.
+    SkippedAddresses {
+        /// The Service.
+        service: ServiceName,
+        /// The field, as `spec.externalIPs`.
+        field: &'static str,
+        /// How many.
+        count: usize,
+        /// The first of them.
+        first: Arc<str>,
+        /// What is wrong with the first of them.
+        fault: AddressFault,
+    },
     /// An EndpointSlice names no Service (label `kubernetes.io/service-name`) and is ignored.
     Unattached {
         /// The slice.
@@ -115,6 +128,17 @@ pub enum ClusterIpFault {
     NotUnicast,
     /// An earlier ClusterIP has the same family.
     SecondOfFamily,
+}
+
+/// Why an address is not used by which a Service could be reached from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum AddressFault {
+    /// It is not an IP address.
+    NotAnAddress,
+    /// It is the unspecified address, a multicast group or a broadcast address.
+    NotUnicast,
+    /// The operator does not allow it, see [`Config`](crate::Config).
+    NotAllowed,
 }
 
 /// Why a port is not used.
@@ -170,6 +194,11 @@ impl fmt::Display for Notice {
                 )?;
                 f.write_str(accepted)
             }
+            Self::SkippedAddresses { service, field, count, first, fault } => write!(
+                f,
+                "{count} address(es) of {field} of Service {service} are not used, the first \
+                 ({first:?}): {fault}"
+            ),
             Self::Unattached { slice } => {
                 write!(
                     f,
@@ -202,6 +231,16 @@ impl fmt::Display for ClusterIpFault {
             Self::NotAnAddress => "it is not an IP address",
             Self::NotUnicast => "it is not a unicast address",
             Self::SecondOfFamily => "an earlier one has the same family",
+        })
+    }
+}
+
+impl fmt::Display for AddressFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotAnAddress => "it is not an IP address",
+            Self::NotUnicast => "it is not a unicast address",
+            Self::NotAllowed => "it is not within --allow-external-ips",
         })
     }
 }

@@ -5,15 +5,19 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use rustc_hash::{FxHashMap, FxHashSet};
-use streamvs_table::{Conflict, ServiceName, ServicePort, ServicePortName, Snapshot, Unserved};
+use streamvs_table::{
+    Conflict, NodeFacts, ServiceName, ServicePort, ServicePortName, Snapshot, Unserved,
+};
 
 use crate::build;
 use crate::changes::Changes;
 use crate::names::Names;
+use crate::node;
 use crate::notice::{Notice, ObjectName};
 use crate::service::{self, ServiceFacts};
 use crate::slices::{self, SliceFacts, SliceName};
@@ -29,6 +33,9 @@ pub struct Config {
     /// None: serve Services without the label `service.kubernetes.io/service-proxy-name`, as
     /// kube-proxy does. A name: serve only Services where the label has it.
     pub service_proxy_name: Option<Arc<str>>,
+    /// externalIPs outside of these ranges are not served. Empty: none is, as whoever may write
+    /// Services could take any address for himself (CVE-2020-8554).
+    pub allow_external_ips: Vec<IpNet>,
 }
 
 /// A change of one object, as a watch reports it. Each carries the whole object.
@@ -66,6 +73,7 @@ pub struct Resolver {
     config: Config,
     /// This node's zone, where it has one.
     zone: Option<Arc<str>>,
+    node: Arc<NodeFacts>,
     services: BTreeMap<ServiceName, Entry>,
     slice_owners: FxHashMap<SliceName, ServiceName>,
     touched: FxHashSet<ServiceName>,
@@ -77,7 +85,7 @@ pub struct Resolver {
     /// What was said of each object and still holds. Objects without notices have no entry.
     told: FxHashMap<ObjectName, Vec<Notice>>,
     /// The conflicts of the last table: who claimed what in vain, and who has it.
-    told_conflicts: FxHashMap<(IpAddr, u16, ServicePortName), ServicePortName>,
+    told_conflicts: FxHashMap<(Option<IpAddr>, u16, ServicePortName), ServicePortName>,
     /// The table made last, or the one that is followed; generation 0 before the first.
     last: Snapshot,
     /// A table was made.
@@ -99,6 +107,7 @@ impl Resolver {
         Self {
             config,
             zone: None,
+            node: Arc::default(),
             services: BTreeMap::new(),
             slice_owners: FxHashMap::default(),
             touched: FxHashSet::default(),
@@ -143,6 +152,7 @@ impl Resolver {
             Change::DeleteNode(name) => {
                 if name == self.config.node_name {
                     self.set_zone(None);
+                    self.set_node(NodeFacts::default());
                 }
                 Vec::new()
             }
@@ -156,7 +166,8 @@ impl Resolver {
     /// that the table before did not have.
     pub fn resolve(&mut self) -> Option<(Snapshot, Vec<Notice>)> {
         let mut changed = !std::mem::replace(&mut self.made, true)
-            || !std::ptr::eq(self.last.unserved(), Arc::as_ptr(&self.unserved));
+            || !std::ptr::eq(self.last.unserved(), Arc::as_ptr(&self.unserved))
+            || !Arc::ptr_eq(self.last.node(), &self.node);
         for name in std::mem::take(&mut self.touched) {
             changed |= self.rebuild(&name);
         }
@@ -168,7 +179,7 @@ impl Resolver {
         }
         let services = self.services.values().flat_map(|entry| &entry.ports).cloned().collect();
         let (next, conflicts) = self.last.next(services);
-        let next = next.with_unserved(Arc::clone(&self.unserved));
+        let next = next.with_unserved(Arc::clone(&self.unserved)).with_node(Arc::clone(&self.node));
         self.last = next.clone();
         let notices = conflicts.map(|conflicts| self.tell_conflicts(conflicts));
         Some((next, notices.unwrap_or_default()))
@@ -187,7 +198,9 @@ impl Resolver {
         let name = ServiceName::new(self.names.intern(namespace), name);
         let mut notices = Vec::new();
         let proxy_name = self.config.service_proxy_name.as_deref();
-        let (facts, unserved) = match service::read(&name, service, proxy_name, &mut notices) {
+        let allowed = &self.config.allow_external_ips;
+        let read = service::read(&name, service, proxy_name, allowed, &mut notices);
+        let (facts, unserved) = match read {
             Ok(facts) => (Some(facts), None),
             Err(unserved) => (None, Some(unserved)),
         };
@@ -218,6 +231,7 @@ impl Resolver {
             let labels = node.metadata.labels.as_ref();
             let zone = labels.and_then(|labels| labels.get(ZONE)).filter(|zone| !zone.is_empty());
             self.set_zone(zone.map(|zone| zone.as_str().into()));
+            self.set_node(node::read(node));
         }
         Vec::new()
     }
@@ -281,6 +295,12 @@ impl Resolver {
         if self.zone != zone {
             self.zone = zone;
             self.touched.extend(self.services.keys().cloned());
+        }
+    }
+
+    fn set_node(&mut self, node: NodeFacts) {
+        if *self.node != node {
+            self.node = Arc::new(node);
         }
     }
 

@@ -5,12 +5,14 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use streamvs_table::{
-    Family, HintSource, Protocol, ProtocolHint, ServiceName, TrafficPolicy, Unserved,
+    Family, HintSource, PerFamily, Protocol, ProtocolHint, ServiceName, TrafficPolicy, Unserved,
 };
 
 use crate::app_protocol;
+use crate::external;
 use crate::notice::{ClusterIpFault, Notice, ObjectName, PortFault, excerpt};
 
 /// Hands a Service to the proxy of that name instead of kube-proxy (KEP-2447).
@@ -28,8 +30,14 @@ const MAX_AFFINITY_SECONDS: i32 = 86_400;
 pub(crate) struct ServiceFacts {
     /// One or two, at most one of each family, in the order written.
     pub(crate) cluster_ips: Vec<IpAddr>,
+    /// Of the families of the ClusterIPs, as all of these.
+    pub(crate) load_balancer_ips: Vec<IpAddr>,
+    pub(crate) external_ips: Vec<IpAddr>,
+    pub(crate) source_ranges: Vec<IpNet>,
+    pub(crate) health_check_node_port: Option<u16>,
     pub(crate) affinity: Option<Duration>,
     pub(crate) internal_policy: TrafficPolicy,
+    pub(crate) external_policy: TrafficPolicy,
     pub(crate) scheduler: Option<Arc<str>>,
     /// Sorted by name and protocol, unique in both together.
     pub(crate) ports: Vec<PortFacts>,
@@ -56,6 +64,7 @@ pub(crate) fn read(
     name: &ServiceName,
     service: &Service,
     proxy_name: Option<&str>,
+    allow_external_ips: &[IpNet],
     notices: &mut Vec<Notice>,
 ) -> Result<ServiceFacts, Unserved> {
     let spec = service.spec.as_ref().ok_or(Unserved::NoClusterIp)?;
@@ -72,10 +81,19 @@ pub(crate) fn read(
     let cluster_ips = cluster_ips(name, spec, notices)?;
     let annotations = service.metadata.annotations.as_ref();
     let hint = protocol_annotation(name, annotations, notices);
+    let families = PerFamily::from_fn(|family| {
+        cluster_ips.iter().any(|cluster_ip| Family::of(*cluster_ip) == family)
+    });
+    let external_policy = external_policy(name, spec, notices);
     Ok(ServiceFacts {
         cluster_ips,
+        load_balancer_ips: external::load_balancer_ips(name, service, families, notices),
+        external_ips: external::external_ips(name, spec, families, allow_external_ips, notices),
+        source_ranges: external::source_ranges(name, spec, notices),
+        health_check_node_port: external::health_check_node_port(spec, external_policy),
         affinity: affinity(name, spec, notices),
         internal_policy: internal_policy(name, spec, notices),
+        external_policy,
         scheduler: annotations
             .and_then(|annotations| annotations.get(SCHEDULER))
             .map(|scheduler| scheduler.as_str().into()),
@@ -196,13 +214,34 @@ fn internal_policy(
     spec: &ServiceSpec,
     notices: &mut Vec<Notice>,
 ) -> TrafficPolicy {
-    match spec.internal_traffic_policy.as_deref() {
+    let value = spec.internal_traffic_policy.as_deref();
+    policy(name, "spec.internalTrafficPolicy", value, notices)
+}
+
+/// Means something only where the Service can be reached from outside.
+fn external_policy(
+    name: &ServiceName,
+    spec: &ServiceSpec,
+    notices: &mut Vec<Notice>,
+) -> TrafficPolicy {
+    let value = spec.external_traffic_policy.as_deref();
+    let policy = policy(name, "spec.externalTrafficPolicy", value, notices);
+    if external::is_accessible(spec) { policy } else { TrafficPolicy::Cluster }
+}
+
+fn policy(
+    name: &ServiceName,
+    field: &'static str,
+    value: Option<&str>,
+    notices: &mut Vec<Notice>,
+) -> TrafficPolicy {
+    match value {
         None | Some("" | "Cluster") => TrafficPolicy::Cluster,
         Some("Local") => TrafficPolicy::Local,
         Some(other) => {
             notices.push(Notice::UnknownValue {
                 service: name.clone(),
-                field: "spec.internalTrafficPolicy",
+                field,
                 value: excerpt(other),
                 used: "Cluster",
             });

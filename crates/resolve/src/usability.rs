@@ -1,6 +1,9 @@
-//! Which endpoints of one family this node uses for traffic to the ClusterIP, and why.
+//! Which endpoints of one family this node uses under a policy, and why.
 //!
-//! One pure function of the joined endpoints, the policy and this node's zone:
+//! One pure function of the joined endpoints, the policy and this node's zone. Both policies are
+//! decided for each ServicePort, apart from each other: the ClusterIP may be under one, and what
+//! comes from outside under the other.
+
 //!
 //! | policy | first | only if that is empty | if both are |
 //! | --- | --- | --- | --- |
@@ -10,7 +13,7 @@
 //! Source: KEP-1669, KEP-2086, kube-proxy's CategorizeEndpoints. Topology is never applied under
 //! Local.
 
-use streamvs_table::{Disposition, TopologyOutcome, TrafficPolicy, Usability};
+use streamvs_table::{Disposition, PerPolicy, TopologyOutcome, TrafficPolicy, Usability};
 
 use crate::slices::Candidate;
 use crate::topology::{self, NodeHint, Topology};
@@ -82,25 +85,18 @@ impl<'a> Decision<'a> {
             }
         }
     }
+}
 
-    /// What happens to a new connection, given whether any endpoint came out usable.
-    pub(crate) fn disposition(
-        &self,
-        candidates: &[Candidate<'_>],
-        any_usable: bool,
-    ) -> Disposition {
-        let usable_elsewhere = || {
-            candidates
-                .iter()
-                .map(|candidate| candidate.facts.conditions)
-                .any(|conditions| conditions.ready || conditions.is_fallback())
-        };
-        if any_usable {
-            Disposition::Balance
-        } else if self.policy == TrafficPolicy::Local && usable_elsewhere() {
-            Disposition::Drop
-        } else {
-            Disposition::Reject
-        }
-    }
+/// What happens to a new connection under each policy, given whether any endpoint came out usable.
+///
+/// Cluster has a usable endpoint whenever any is ready, or serves while it terminates: hints always
+/// leave one.
+pub(crate) fn disposition(any_usable: PerPolicy<bool>) -> PerPolicy<Disposition> {
+    let cluster = if any_usable.cluster { Disposition::Balance } else { Disposition::Reject };
+    let local = match (any_usable.local, any_usable.cluster) {
+        (true, _) => Disposition::Balance,
+        (false, true) => Disposition::Drop,
+        (false, false) => Disposition::Reject,
+    };
+    PerPolicy { cluster, local }
 }

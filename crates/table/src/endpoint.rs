@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::{PerPolicy, TrafficPolicy};
+
 /// One address and port behind a ServicePort, with the conditions its EndpointSlice gave it and
 /// what `resolve` made of them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,20 +29,21 @@ pub struct Endpoint {
     /// Share of new traffic relative to the other endpoints: 1 as in kube-proxy, unless the
     /// EndpointSlice is annotated `streamvs.io/weight`. 0 takes nothing new.
     pub weight: u16,
-    /// Whether new connections and streams to the ClusterIP may go here from this node, and why.
-    pub usability: Usability,
+    /// Whether new connections and streams may go here from this node, and why: by each policy, as
+    /// the two lists are decided apart.
+    pub usability: PerPolicy<Usability>,
 }
 
 impl Endpoint {
-    /// New connections and streams may go here.
-    pub fn usable(&self) -> bool {
-        self.usability.usable()
+    /// New connections and streams for which the policy holds may go here.
+    pub fn usable(&self, policy: TrafficPolicy) -> bool {
+        self.usability.get(policy).usable()
     }
 }
 
-/// Why an endpoint is, or is not, used for ClusterIP traffic from this node.
+/// Why an endpoint is, or is not, used from this node under a policy.
 ///
-/// Source: KEP-1669 (terminating endpoints), KEP-2086 (internalTrafficPolicy), KEP-2433, 4444 and
+/// Source: KEP-1669 (terminating endpoints), KEP-2086 (traffic policies), KEP-2433, 4444 and
 /// 3015 (hints).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Usability {
@@ -60,7 +63,7 @@ pub enum Usability {
     HintedToOtherNode,
     /// Not used: every endpoint has a zone hint, and this one's names other zones.
     HintedToOtherZone,
-    /// Not used: internalTrafficPolicy is Local, and it runs on another node.
+    /// Not used: the policy is Local, and it runs on another node.
     NotLocal,
 }
 
@@ -88,7 +91,7 @@ impl Usability {
             Self::Terminating => "terminating",
             Self::HintedToOtherNode => "hinted to other nodes",
             Self::HintedToOtherZone => "hinted to other zones",
-            Self::NotLocal => "internalTrafficPolicy is Local and it runs on another node",
+            Self::NotLocal => "the traffic policy is Local and it runs on another node",
         }
     }
 }

@@ -11,13 +11,17 @@
 
 mod endpoint;
 mod name;
+mod node;
 pub mod publish;
 mod reasons;
 mod service;
 mod snapshot;
+mod traffic;
 
 pub use endpoint::{Endpoint, Usability};
 pub use name::{Family, Protocol, ServiceName, ServicePortName};
+pub use node::NodeFacts;
 pub use reasons::{HintSource, Reasons, TopologyOutcome, Unserved};
-pub use service::{Disposition, PerFamily, ProtocolHint, ServicePort, TrafficPolicy};
+pub use service::{Disposition, PerFamily, ProtocolHint, ServicePort};
 pub use snapshot::{Conflict, Snapshot};
+pub use traffic::{AddressKind, Origin, PerPolicy, TrafficPolicy};

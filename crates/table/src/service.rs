@@ -4,9 +4,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::{Endpoint, Family, Reasons, ServicePortName};
+use crate::{
+    AddressKind, Endpoint, Family, Origin, PerPolicy, Reasons, ServicePortName, TrafficPolicy,
+};
 
 /// One port of a Service, resolved for this node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +22,17 @@ pub struct ServicePort {
     pub node_port: Option<u16>,
     /// `spec.clusterIPs`: one or two, at most one of each family, primary first.
     pub cluster_ips: Vec<IpAddr>,
+    /// `status.loadBalancer.ingress[].ip` with `ipMode` VIP, of the families of the ClusterIPs
+    /// (KEP-1860).
+    pub load_balancer_ips: Vec<IpAddr>,
+    /// `spec.externalIPs`, those that the operator allows, of the families of the ClusterIPs.
+    pub external_ips: Vec<IpAddr>,
+    /// `spec.loadBalancerSourceRanges`: who may reach [`load_balancer_ips`](Self::load_balancer_ips).
+    /// In a family of which there is none, everybody, as with kube-proxy.
+    pub source_ranges: Vec<IpNet>,
+    /// `spec.healthCheckNodePort`, where the Service is of type LoadBalancer with
+    /// externalTrafficPolicy Local.
+    pub health_check_node_port: Option<u16>,
     /// `spec.ports[].appProtocol`, as written.
     pub app_protocol: Option<Arc<str>>,
     /// What annotation, appProtocol and port name say of the protocol.
@@ -29,10 +43,12 @@ pub struct ServicePort {
     pub affinity: Option<Duration>,
     /// `spec.internalTrafficPolicy`.
     pub internal_policy: TrafficPolicy,
+    /// `spec.externalTrafficPolicy`; Cluster where nothing outside can reach the Service.
+    pub external_policy: TrafficPolicy,
     /// All endpoints of both families, used or not, sorted by address, each address once.
     pub endpoints: Vec<Endpoint>,
-    /// What the kernel shall do with a new connection, for each family.
-    pub disposition: PerFamily<Disposition>,
+    /// What the kernel shall do with a new connection for which the policy holds, for each family.
+    pub disposition: PerPolicy<PerFamily<Disposition>>,
     /// What `streamvs explain` has to say beyond that.
     pub reasons: Reasons,
 }
@@ -41,6 +57,66 @@ impl ServicePort {
     /// The ClusterIP of a family, where the Service has one.
     pub fn cluster_ip(&self, family: Family) -> Option<IpAddr> {
         self.cluster_ips.iter().copied().find(|ip| Family::of(*ip) == family)
+    }
+
+    /// All addresses that are its own: ClusterIPs, then load balancers' addresses, then
+    /// externalIPs. One may be listed as two kinds.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        let external = self.load_balancer_ips.iter().chain(&self.external_ips);
+        self.cluster_ips.iter().chain(external).copied()
+    }
+
+    /// What kind of its addresses this is. None: none of those that are its own; a node port's
+    /// address is the node's.
+    pub fn kind_of(&self, ip: IpAddr) -> Option<AddressKind> {
+        if self.cluster_ips.contains(&ip) {
+            Some(AddressKind::ClusterIp)
+        } else if self.load_balancer_ips.contains(&ip) {
+            Some(AddressKind::LoadBalancer)
+        } else if self.external_ips.contains(&ip) {
+            Some(AddressKind::ExternalIp)
+        } else {
+            None
+        }
+    }
+
+    /// It has an address besides its ClusterIPs.
+    pub fn is_external(&self) -> bool {
+        self.node_port.is_some()
+            || !self.load_balancer_ips.is_empty()
+            || !self.external_ips.is_empty()
+    }
+
+    /// The policy for a connection.
+    pub fn policy(&self, kind: AddressKind, origin: Origin) -> TrafficPolicy {
+        match (kind, origin) {
+            (AddressKind::ClusterIp, _) => self.internal_policy,
+            (_, Origin::Outside) => self.external_policy,
+            (_, Origin::Inside) => TrafficPolicy::Cluster,
+        }
+    }
+
+    /// Some connection may come for which the policy holds. Cluster holds for some of a Service
+    /// that can be reached from outside, whatever its own policies.
+    pub fn uses(&self, policy: TrafficPolicy) -> bool {
+        self.internal_policy == policy
+            || self.is_external()
+                && (policy == TrafficPolicy::Cluster || self.external_policy == policy)
+    }
+
+    /// What happens to a new connection to the ClusterIP of the family.
+    pub fn internal_disposition(&self, family: Family) -> Disposition {
+        self.disposition_by(self.internal_policy, family)
+    }
+
+    /// What happens to a new connection for which the policy holds.
+    pub fn disposition_by(&self, policy: TrafficPolicy, family: Family) -> Disposition {
+        *self.disposition.get(policy).get(family)
+    }
+
+    /// New connections or streams may go to the endpoint, under a policy in use.
+    pub fn may_use(&self, endpoint: &Endpoint) -> bool {
+        TrafficPolicy::BOTH.into_iter().any(|policy| endpoint.usable(policy) && self.uses(policy))
     }
 
     /// The endpoints of one family.
@@ -59,16 +135,6 @@ pub enum ProtocolHint {
     H2c,
     /// Not to be balanced by stream, whatever the bytes look like.
     Tcp,
-}
-
-/// `spec.internalTrafficPolicy`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum TrafficPolicy {
-    /// All endpoints.
-    #[default]
-    Cluster,
-    /// Endpoints on the client's node only.
-    Local,
 }
 
 /// What happens to a new connection to a ServicePort.

@@ -7,12 +7,18 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
-use crate::{Family, Protocol, ServiceName, ServicePort, ServicePortName, Unserved};
+use crate::{
+    AddressKind, Disposition, Family, NodeFacts, Protocol, ServiceName, ServicePort,
+    ServicePortName, TrafficPolicy, Unserved,
+};
 
-/// All ServicePorts this node serves, and who owns which (ClusterIP, port, protocol).
+/// All ServicePorts this node serves, and who owns which (address, port, protocol) and which node
+/// port.
 ///
 /// Invariants: ServicePorts are sorted by name and each name stands once; every address leads to
-/// a ServicePort that lists it; the endpoints of a ServicePort are sorted and unique.
+/// a ServicePort that lists it, as does every node port; the endpoints of a ServicePort are sorted
+/// and unique. Nobody's load balancer address or externalIP takes another's ClusterIP away
+/// (CVE-2020-8554).
 ///
 /// Unchanged ServicePorts are the same `Arc` in the next generation, so that a change costs its
 /// own Service plus one pointer for each other one.
@@ -20,16 +26,24 @@ use crate::{Family, Protocol, ServiceName, ServicePort, ServicePortName, Unserve
 pub struct Snapshot {
     generation: u64,
     services: Arc<[Arc<ServicePort>]>,
-    by_address: Arc<FxHashMap<(IpAddr, u16, Protocol), u32>>,
+    places: Arc<Places>,
+    node: Arc<NodeFacts>,
     unserved: Arc<BTreeMap<ServiceName, Unserved>>,
 }
 
-/// Two ServicePorts claim the same (ClusterIP, port, protocol); the second was left out of the
-/// lookup for that address.
+/// Who is where. Values are indexes into the ServicePorts.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Places {
+    by_address: FxHashMap<(IpAddr, u16, Protocol), u32>,
+    by_node_port: FxHashMap<(u16, Protocol), u32>,
+}
+
+/// Two ServicePorts claim the same (address, port, protocol), or the same node port; the second was
+/// left out of the lookup for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Conflict {
-    /// The ClusterIP.
-    pub address: IpAddr,
+    /// The Service's address; none for a node port.
+    pub address: Option<IpAddr>,
     /// The port.
     pub port: u16,
     /// Who has it.
@@ -41,7 +55,11 @@ pub struct Conflict {
 impl fmt::Display for Conflict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { address, port, owner, refused } = self;
-        write!(f, "{refused} claims {address} port {port}, which {owner} has already")
+        match address {
+            Some(address) => write!(f, "{refused} claims {address} port {port}, which ")?,
+            None => write!(f, "{refused} claims node port {port}, which ")?,
+        }
+        write!(f, "{owner} has already")
     }
 }
 
@@ -51,27 +69,46 @@ impl Snapshot {
     pub fn new(generation: u64, mut services: Vec<Arc<ServicePort>>) -> (Self, Vec<Conflict>) {
         services.sort_by(|a, b| a.name.cmp(&b.name));
         services.dedup_by(|a, b| a.name == b.name);
-        let mut by_address = FxHashMap::default();
-        by_address.reserve(services.len());
+        let mut places = Places::default();
+        places.by_address.reserve(services.len());
         let mut conflicts = Vec::new();
-        for (index, service) in services.iter().enumerate() {
-            for &ip in &service.cluster_ips {
-                let key = (ip, service.port, service.name.protocol);
-                let index = u32::try_from(index).expect("fewer than 2^32 ServicePorts");
-                let owner = *by_address.entry(key).or_insert(index);
-                if owner != index {
-                    conflicts.push(Conflict {
-                        address: ip,
-                        port: service.port,
-                        owner: services[owner as usize].name.clone(),
-                        refused: service.name.clone(),
-                    });
+        // ClusterIPs first, so that no other kind of address takes one away.
+        for kind in [AddressKind::ClusterIp, AddressKind::LoadBalancer, AddressKind::ExternalIp] {
+            for (index, service) in numbered(&services) {
+                for &ip in addresses_of(service, kind) {
+                    let key = (ip, service.port, service.name.protocol);
+                    let owner = *places.by_address.entry(key).or_insert(index);
+                    if owner != index {
+                        conflicts.push(Conflict {
+                            address: Some(ip),
+                            port: service.port,
+                            owner: services[owner as usize].name.clone(),
+                            refused: service.name.clone(),
+                        });
+                    }
                 }
             }
         }
-        let by_address = Arc::new(by_address);
-        let unserved = Arc::default();
-        (Self { generation, services: services.into(), by_address, unserved }, conflicts)
+        for (index, service) in numbered(&services) {
+            let Some(port) = service.node_port else { continue };
+            let key = (port, service.name.protocol);
+            let owner = *places.by_node_port.entry(key).or_insert(index);
+            if owner != index {
+                conflicts.push(Conflict {
+                    address: None,
+                    port,
+                    owner: services[owner as usize].name.clone(),
+                    refused: service.name.clone(),
+                });
+            }
+        }
+        let table = Self {
+            generation,
+            services: services.into(),
+            places: Arc::new(places),
+            ..Self::default()
+        };
+        (table, conflicts)
     }
 
     /// Builds the table of the generation after this one. Where no name and no address changed,
@@ -83,18 +120,29 @@ impl Snapshot {
             Arc::ptr_eq(new, old)
                 || (new.name == old.name
                     && new.port == old.port
-                    && new.cluster_ips == old.cluster_ips)
+                    && new.node_port == old.node_port
+                    && new.cluster_ips == old.cluster_ips
+                    && new.load_balancer_ips == old.load_balancer_ips
+                    && new.external_ips == old.external_ips)
         };
         if services.len() == self.services.len()
             && services.iter().zip(self.services()).all(same_place)
         {
-            let by_address = Arc::clone(&self.by_address);
-            let unserved = Arc::clone(&self.unserved);
-            return (Self { generation, services: services.into(), by_address, unserved }, None);
+            return (Self { generation, services: services.into(), ..self.clone() }, None);
         }
-        let (mut next, conflicts) = Self::new(generation, services);
-        next.unserved = Arc::clone(&self.unserved);
-        (next, Some(conflicts))
+        let (next, conflicts) = Self::new(generation, services);
+        let (node, unserved) = (Arc::clone(&self.node), Arc::clone(&self.unserved));
+        (Self { node, unserved, ..next }, Some(conflicts))
+    }
+
+    /// The same table for a node of which this is known.
+    pub fn with_node(self, node: Arc<NodeFacts>) -> Self {
+        Self { node, ..self }
+    }
+
+    /// What is known of this node.
+    pub fn node(&self) -> &Arc<NodeFacts> {
+        &self.node
     }
 
     /// The same table with other [`Snapshot::unserved`].
@@ -112,9 +160,17 @@ impl Snapshot {
         self.generation
     }
 
-    /// Who serves this address, if anyone. The address must not be IPv4-mapped.
+    /// Who serves this address (ClusterIP, load balancer's address or externalIP), if anyone. The
+    /// address must not be IPv4-mapped. [`ServicePort::kind_of`] tells what kind it is.
     pub fn lookup(&self, ip: IpAddr, port: u16, protocol: Protocol) -> Option<&Arc<ServicePort>> {
-        let index = *self.by_address.get(&(ip, port, protocol))?;
+        let index = *self.places.by_address.get(&(ip, port, protocol))?;
+        Some(&self.services[index as usize])
+    }
+
+    /// Who has this node port, if anyone: it serves connections to the node's own addresses, in the
+    /// families in which it has a ClusterIP.
+    pub fn node_port(&self, port: u16, protocol: Protocol) -> Option<&Arc<ServicePort>> {
+        let index = *self.places.by_node_port.get(&(port, protocol))?;
         Some(&self.services[index as usize])
     }
 
@@ -129,21 +185,37 @@ impl Snapshot {
         &self.services
     }
 
-    /// The (ClusterIP, port, protocol) pairs and who has each, in no order.
+    /// The (address, port, protocol) triples and who has each, in no order: ClusterIPs, load
+    /// balancers' addresses and externalIPs.
     pub fn addresses(&self) -> impl Iterator<Item = (IpAddr, u16, Protocol, &Arc<ServicePort>)> {
-        self.by_address.iter().map(|(&(ip, port, protocol), &index)| {
+        self.places.by_address.iter().map(|(&(ip, port, protocol), &index)| {
             (ip, port, protocol, &self.services[index as usize])
         })
     }
 
-    /// True: each address leads to the same ServicePort in both, with the same disposition, so that
-    /// the kernel need not be told. Errs towards false. Costs a comparison of pointers for each
-    /// ServicePort that is the same.
+    /// The node ports and who has each, in no order.
+    pub fn node_ports(&self) -> impl Iterator<Item = (u16, Protocol, &Arc<ServicePort>)> {
+        self.places
+            .by_node_port
+            .iter()
+            .map(|(&(port, protocol), &index)| (port, protocol, &self.services[index as usize]))
+    }
+
+    /// True: the same names have the same addresses and node ports in both. Errs towards false.
+    pub fn has_places_of(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.places, &other.places)
+    }
+
+    /// True: each address and node port leads to the same ServicePort in both, with the same
+    /// dispositions and source ranges, and the node is the same, so that the kernel need not be
+    /// told. Errs towards false. Costs a comparison of pointers for each ServicePort that is the
+    /// same.
     pub fn is_reached_as(&self, other: &Self) -> bool {
         let alike = |(one, other): (&Arc<ServicePort>, &Arc<ServicePort>)| {
-            Arc::ptr_eq(one, other) || one.disposition == other.disposition
+            Arc::ptr_eq(one, other) || is_treated_as(one, other)
         };
-        Arc::ptr_eq(&self.by_address, &other.by_address)
+        self.has_places_of(other)
+            && self.node == other.node
             && self.services().iter().zip(other.services()).all(alike)
     }
 
@@ -151,9 +223,12 @@ impl Snapshot {
     pub fn check_invariants(&self) {
         assert!(self.services.is_sorted_by(|a, b| a.name < b.name), "ServicePorts out of order");
         for (ip, port, protocol, service) in self.addresses() {
-            assert!(service.cluster_ips.contains(&ip), "{ip} leads to a stranger");
+            assert!(service.kind_of(ip).is_some(), "{ip} leads to a stranger");
             assert_eq!(service.port, port);
             assert_eq!(service.name.protocol, protocol);
+        }
+        for (port, protocol, service) in self.node_ports() {
+            assert_eq!((service.node_port, service.name.protocol), (Some(port), protocol));
         }
         for service in self.services() {
             assert!(
@@ -162,12 +237,45 @@ impl Snapshot {
                 service.name
             );
             for family in Family::BOTH {
-                let any_usable = service.endpoints(family).any(|endpoint| endpoint.usable());
-                let balance = *service.disposition.get(family) == crate::Disposition::Balance;
-                assert_eq!(any_usable, balance, "disposition of {} {family}", service.name);
+                let by = |policy| {
+                    let any_usable = service.endpoints(family).any(|each| each.usable(policy));
+                    let disposition = service.disposition_by(policy, family);
+                    let balance = disposition == Disposition::Balance;
+                    assert_eq!(any_usable, balance, "disposition of {} {family}", service.name);
+                    disposition
+                };
+                let (cluster, local) = (by(TrafficPolicy::Cluster), by(TrafficPolicy::Local));
+                let sound = cluster != Disposition::Drop
+                    && (cluster == Disposition::Balance || local == Disposition::Reject);
+                assert!(sound, "disposition of {} {family}", service.name);
             }
         }
     }
+}
+
+fn numbered(services: &[Arc<ServicePort>]) -> impl Iterator<Item = (u32, &ServicePort)> {
+    let number = |index| u32::try_from(index).expect("fewer than 2^32 ServicePorts");
+    services.iter().enumerate().map(move |(index, service)| (number(index), &**service))
+}
+
+fn addresses_of(service: &ServicePort, kind: AddressKind) -> &[IpAddr] {
+    match kind {
+        AddressKind::ClusterIp => &service.cluster_ips,
+        AddressKind::LoadBalancer => &service.load_balancer_ips,
+        AddressKind::ExternalIp => &service.external_ips,
+        AddressKind::NodePort => &[],
+    }
+}
+
+/// The kernel does the same with connections to either.
+fn is_treated_as(one: &ServicePort, other: &ServicePort) -> bool {
+    one.internal_policy == other.internal_policy
+        && one.external_policy == other.external_policy
+        && one.source_ranges == other.source_ranges
+        && one.health_check_node_port == other.health_check_node_port
+        && TrafficPolicy::BOTH.into_iter().all(|policy| {
+            !one.uses(policy) || one.disposition.get(policy) == other.disposition.get(policy)
+        })
 }
 
 impl fmt::Debug for Snapshot {

@@ -23,7 +23,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use streamvs_table::Snapshot;
+use streamvs_table::{NodeFacts, Snapshot};
 
 pub(crate) use read::load;
 pub(crate) use saver::Saver;
@@ -63,6 +63,7 @@ struct Header<P> {
     saved_at: Timestamp,
     generation: u64,
     node_status: NodeStatus,
+    node_facts: NodeFacts,
     service_cidrs: Vec<IpNet>,
 }
 

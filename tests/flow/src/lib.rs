@@ -22,8 +22,8 @@ use streamvs_relay::connect::DialOptions;
 use streamvs_relay::h2::Engine;
 use streamvs_table::publish::{self, Publisher};
 use streamvs_table::{
-    Disposition, Endpoint, PerFamily, Protocol, ProtocolHint, ServiceName, ServicePort,
-    ServicePortName, Snapshot, TrafficPolicy, Usability,
+    Disposition, Endpoint, Origin, PerFamily, PerPolicy, Protocol, ProtocolHint, ServiceName,
+    ServicePort, ServicePortName, Snapshot, TrafficPolicy, Usability,
 };
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -75,6 +75,7 @@ impl Node {
             original_dst: Box::new(|_: &TcpStream, _: IpAddr| -> io::Result<SocketAddr> {
                 Ok(SERVICE)
             }),
+            origin: Box::new(|_: IpAddr| Origin::Inside),
             relay,
             max_connections: 1024,
             on_refused: Arc::new(|_| {}),
@@ -162,7 +163,7 @@ pub fn service_port(endpoints: &[SocketAddr], protocol_hint: ProtocolHint) -> Se
             terminating: false,
             local: false,
             weight: 1,
-            usability: Usability::Ready,
+            usability: PerPolicy::both(Usability::Ready),
         })
         .collect();
     endpoints.sort_by_key(|endpoint| endpoint.address);
@@ -176,13 +177,18 @@ pub fn service_port(endpoints: &[SocketAddr], protocol_hint: ProtocolHint) -> Se
         port: SERVICE.port(),
         node_port: None,
         cluster_ips: vec![SERVICE.ip()],
+        load_balancer_ips: Vec::new(),
+        external_ips: Vec::new(),
+        source_ranges: Vec::new(),
+        health_check_node_port: None,
         app_protocol: None,
         protocol_hint,
         scheduler: None,
         affinity: None,
         internal_policy: TrafficPolicy::Cluster,
+        external_policy: TrafficPolicy::Cluster,
         endpoints,
-        disposition: PerFamily { v4, v6: Disposition::Reject },
+        disposition: PerPolicy::both(PerFamily { v4, v6: Disposition::Reject }),
         reasons: Default::default(),
     }
 }

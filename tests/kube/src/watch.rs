@@ -41,6 +41,7 @@ impl Watched {
             resolver: streamvs_resolve::Config {
                 node_name: "node".into(),
                 service_proxy_name: None,
+                allow_external_ips: Vec::new(),
             },
             state_file,
         };
@@ -67,7 +68,8 @@ impl Watched {
             if let Update::Table { snapshot, origin, .. } = update {
                 snapshot.check_invariants();
                 let line = |service: &std::sync::Arc<streamvs_table::ServicePort>| {
-                    let used = service.endpoints.iter().filter(|endpoint| endpoint.usable());
+                    let used =
+                        service.endpoints.iter().filter(|endpoint| service.may_use(endpoint));
                     let name = service.name.service.name.to_string();
                     (name, (service.cluster_ips.clone(), used.count()))
                 };

@@ -6,15 +6,15 @@ use streamvs_table::{
 };
 
 /// Why an endpoint is used or not, and what says so.
-pub(super) fn endpoint(endpoint: &Endpoint) -> (String, &'static str) {
-    if endpoint.usable() && endpoint.weight == 0 {
+pub(super) fn endpoint(endpoint: &Endpoint, policy: TrafficPolicy) -> (String, &'static str) {
+    if endpoint.usable(policy) && endpoint.weight == 0 {
         return ("its weight is 0".to_owned(), "annotation streamvs.io/weight");
     }
     let not_ready = || match (endpoint.terminating, endpoint.serving) {
         (true, false) => "terminating, and no longer serving".to_owned(),
         _ => "not ready".to_owned(),
     };
-    match endpoint.usability {
+    match *endpoint.usability.get(policy) {
         Usability::NotReady => (not_ready(), "conditions.ready, KEP-1669"),
         usability => (usability.to_string(), source(usability)),
     }

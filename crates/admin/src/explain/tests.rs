@@ -9,7 +9,7 @@ use streamvs_table::{
 };
 
 use super::*;
-use crate::testing::{endpoint, plan, server, service, shop};
+use crate::testing::{endpoint, only_elsewhere, plan, server, service, shop};
 
 fn only_port(service: ServicePort) -> PortView {
     let name = service.name.service.clone();
@@ -57,8 +57,8 @@ fn the_disposition_is_said_with_its_reason() {
     let ready = || endpoint("192.0.2.1:80", Usability::Ready);
     let not_ready = || endpoint("192.0.2.2:80", Usability::NotReady);
     let mut far = web(vec![endpoint("192.0.2.3:80", Usability::NotLocal)]);
+    only_elsewhere(&mut far);
     far.internal_policy = TrafficPolicy::Local;
-    far.disposition.v4 = Disposition::Drop;
     for (service, disposition, reason) in [
         (web(vec![ready(), not_ready()]), "balance", "1 of 2 endpoints are used"),
         (web(vec![not_ready()]), "reject", "none of 1 endpoints can take traffic"),

@@ -11,7 +11,7 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::histogram::{self, exponential_buckets};
 use streamvs_balance::{Counter, Histogram, HistogramSnapshot, Plan};
-use streamvs_table::{Disposition, Family, PerFamily, TrafficPolicy};
+use streamvs_table::{Disposition, Family, PerFamily};
 
 use super::source::SourceMetrics;
 use super::{begin, catalogue};
@@ -166,8 +166,8 @@ pub(super) fn no_local_endpoints(plan: &Plan) -> PerFamily<u64> {
     let mut counts = PerFamily::default();
     for service in plan.snapshot().services() {
         for family in Family::BOTH {
-            let dropped = *service.disposition.get(family) == Disposition::Drop;
-            if service.internal_policy == TrafficPolicy::Local && dropped {
+            let dropped = service.internal_disposition(family) == Disposition::Drop;
+            if dropped {
                 *counts.get_mut(family) += 1;
             }
         }

@@ -9,7 +9,9 @@ use streamvs_balance::Unit;
 use streamvs_table::{Family, Protocol, Usability};
 
 use super::*;
-use crate::testing::{admin, endpoint, give, plan, server, service, shop, use_everything};
+use crate::testing::{
+    admin, endpoint, give, only_elsewhere, plan, server, service, shop, use_everything,
+};
 use crate::{Admin, Moment, TableSource};
 
 /// One line: metric name as written, labels, value.
@@ -355,8 +357,8 @@ fn a_service_port_that_drops_for_want_of_a_local_endpoint_is_counted() {
         &["10.96.0.30"],
         vec![endpoint("192.0.2.30:80", Usability::NotLocal)],
     );
+    only_elsewhere(&mut far);
     far.internal_policy = streamvs_table::TrafficPolicy::Local;
-    far.disposition.v4 = streamvs_table::Disposition::Drop;
     let (admin, _) = admin(plan(vec![far]));
     let exposition = Exposition::of(&admin);
     for (family, count) in [("IPv4", 1.0), ("IPv6", 0.0)] {

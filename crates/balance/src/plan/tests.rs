@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use streamvs_table::Endpoint;
+use streamvs_table::{Disposition, Endpoint, PerFamily, PerPolicy};
 
 use super::*;
 use crate::testing::{endpoint, service, snapshot, start};
@@ -92,7 +92,7 @@ fn an_unchanged_service_has_the_same_virtual_server() {
         assert_eq!(Arc::ptr_eq(&server(&first, name), &server(&second, name)), same, "{name}");
     }
     assert_eq!(second.generation(), 2);
-    assert!(Arc::ptr_eq(&first.by_address, &second.by_address), "no address changed");
+    assert!(Arc::ptr_eq(&first.places, &second.places), "no address changed");
 }
 
 #[test]
@@ -139,7 +139,8 @@ fn a_changed_cluster_ip_is_found_and_the_old_one_is_not() {
 fn a_family_that_is_gone_retires_its_endpoints() {
     let mut both = plain("a");
     both.endpoints.push(crate::testing::endpoint_v6(1));
-    both.disposition.v6 = streamvs_table::Disposition::Balance;
+    both.disposition =
+        PerPolicy::both(PerFamily { v4: Disposition::Balance, v6: Disposition::Balance });
     let v4 = Arc::new(both.clone());
     both.cluster_ips.push("2001:db8::a".parse().expect("an address"));
     let both = Arc::new(both);

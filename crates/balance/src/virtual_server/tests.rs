@@ -34,7 +34,7 @@ fn every_scheduler_uses_all_candidates_and_only_them() {
         let (_, server) = plan_of(name, endpoints);
         assert_eq!(server.scheduler(), name);
         assert_eq!(server.targets().len(), 5);
-        assert_eq!(server.usable().len(), 4);
+        assert_eq!(server.usable(TrafficPolicy::Cluster).len(), 4);
         let mut rng = rng();
         let choices: Vec<_> = (0..200)
             .map(|n| server.pick(&request_of(client(n), &[]), &mut rng).expect("one is usable"))

@@ -209,8 +209,8 @@ impl Stream<'_> {
     }
 
     fn pick(&mut self, server: &VirtualServer) -> Option<Choice> {
-        let (worker, client) = (self.worker, self.route.client());
-        self.tried.pick(|tried| worker.pick(server, client, Unit::Stream, tried))
+        let (worker, route) = (self.worker, &self.route);
+        self.tried.pick(|tried| worker.pick(server, route, Unit::Stream, tried))
     }
 
     /// Opens the stream on a connection to the chosen endpoint. None: the client gave up waiting.

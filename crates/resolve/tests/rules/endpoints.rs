@@ -30,7 +30,8 @@ fn check(cases: &[Case]) {
         assert_eq!(given::verdicts(&snapshot, &name), *expect, "{rule}");
         let service = snapshot.get(&name).expect("checked by verdicts");
         let expected = PerFamily { v4: *disposition, v6: Reject };
-        assert_eq!(service.disposition, expected, "{rule}");
+        let found = service.disposition.get(service.internal_policy);
+        assert_eq!(*found, expected, "{rule}");
         assert_eq!(notices, [], "{rule}");
     }
 }
@@ -327,7 +328,7 @@ fn kep_563_families_are_decided_apart() {
     ];
     assert_eq!(given::verdicts(&snapshot, &name), expect);
     let service = snapshot.get(&name).expect("checked by verdicts");
-    assert_eq!(service.disposition, PerFamily { v4: Drop, v6: Balance });
+    assert_eq!(service.disposition.local, PerFamily { v4: Drop, v6: Balance });
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Short ways to write the objects a case starts from.
 
-use k8s_openapi::api::core::v1::{Node, Service, ServiceSpec};
+use k8s_openapi::api::core::v1::{Node, Service, ServiceSpec, ServiceStatus};
 use k8s_openapi::api::discovery::v1::{
     Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, ForNode, ForZone,
 };
@@ -13,7 +13,11 @@ use streamvs_table::{Protocol, ServiceName, ServicePortName, Snapshot};
 pub(crate) const HERE: &str = "here";
 
 pub(crate) fn resolver() -> Resolver {
-    Resolver::new(Config { node_name: HERE.into(), service_proxy_name: None })
+    Resolver::new(Config {
+        node_name: HERE.into(),
+        service_proxy_name: None,
+        allow_external_ips: Vec::new(),
+    })
 }
 
 /// Service `default/svc` with one port, `80` without a name.
@@ -29,6 +33,7 @@ spec:
 struct WrittenService {
     metadata: ObjectMeta,
     spec: Option<ServiceSpec>,
+    status: Option<ServiceStatus>,
 }
 
 #[derive(Deserialize)]
@@ -42,8 +47,9 @@ struct WrittenSlice {
 
 /// A Service in YAML, without apiVersion and kind.
 pub(crate) fn service(yaml: &str) -> Change {
-    let WrittenService { metadata, spec } = serde_saphyr::from_str(yaml).expect("a Service");
-    Change::Service(Box::new(Service { metadata, spec, status: None }))
+    let WrittenService { metadata, spec, status } =
+        serde_saphyr::from_str(yaml).expect("a Service");
+    Change::Service(Box::new(Service { metadata, spec, status }))
 }
 
 /// An EndpointSlice in YAML, without apiVersion and kind.
@@ -161,7 +167,7 @@ pub(crate) fn table_of(
 pub(crate) fn verdicts(snapshot: &Snapshot, name: &ServicePortName) -> Vec<String> {
     let service = snapshot.get(name).expect("the ServicePort is in the table");
     let line = |endpoint: &streamvs_table::Endpoint| {
-        format!("{} {:?}", endpoint.address, endpoint.usability)
+        format!("{} {:?}", endpoint.address, endpoint.usability.get(service.internal_policy))
     };
     service.endpoints.iter().map(line).collect()
 }

@@ -7,6 +7,7 @@
 mod arbitrary;
 mod changes;
 mod endpoints;
+mod external;
 mod given;
 mod order;
 mod protocol;

@@ -83,8 +83,11 @@ fn services_that_are_not_served_are_known_with_the_reason() {
         (None, service("", ""), Unserved::NoClusterIp),
         (None, service("", "clusterIP: here"), Unserved::NoClusterIp),
     ] {
-        let config =
-            Config { node_name: HERE.into(), service_proxy_name: proxy_name.map(Into::into) };
+        let config = Config {
+            node_name: HERE.into(),
+            service_proxy_name: proxy_name.map(Into::into),
+            allow_external_ips: Vec::new(),
+        };
         let mut resolver = Resolver::new(config);
         let (snapshot, _) = given::table_of(&mut resolver, [change]);
         let name = ServiceName::new("default", "svc");

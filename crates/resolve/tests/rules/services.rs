@@ -29,6 +29,7 @@ fn check(proxy_name: Option<&str>, cases: &[Case]) {
         let mut resolver = Resolver::new(Config {
             node_name: given::HERE.into(),
             service_proxy_name: proxy_name.map(Into::into),
+            allow_external_ips: Vec::new(),
         });
         let change = given::service(case.service);
         let (snapshot, notices) = given::table_of(&mut resolver, [change]);

@@ -120,7 +120,7 @@ fn a_deleted_slice_takes_its_endpoints_away() {
     let (snapshot, _) = given::table_of(&mut resolver, [gone]);
     let service = snapshot.get(&port_name("svc", "")).expect("the Service is still there");
     assert!(service.endpoints.is_empty());
-    assert_eq!(service.disposition.v4, Disposition::Reject);
+    assert_eq!(service.internal_disposition(streamvs_table::Family::V4), Disposition::Reject);
 }
 
 #[test]

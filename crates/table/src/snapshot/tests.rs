@@ -3,9 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 
 use super::*;
-use crate::{
-    Disposition, Endpoint, PerFamily, ProtocolHint, ServiceName, TrafficPolicy, Usability,
-};
+use crate::{Endpoint, Origin, PerFamily, PerPolicy, ProtocolHint, ServiceName, Usability};
 
 fn name(service: &str, port: &str, protocol: Protocol) -> ServicePortName {
     ServicePortName { service: ServiceName::new("shop", service), port: port.into(), protocol }
@@ -29,7 +27,7 @@ fn endpoint(last: u8, usability: Usability) -> Endpoint {
         terminating: false,
         local: false,
         weight: 1,
-        usability,
+        usability: PerPolicy { cluster: usability, local: Usability::NotLocal },
     }
 }
 
@@ -39,14 +37,27 @@ fn service(name: ServicePortName, port: u16, cluster_ips: Vec<IpAddr>) -> Servic
         port,
         node_port: None,
         cluster_ips,
+        load_balancer_ips: Vec::new(),
+        external_ips: Vec::new(),
+        source_ranges: Vec::new(),
+        health_check_node_port: None,
         app_protocol: None,
         protocol_hint: ProtocolHint::Auto,
         scheduler: None,
         affinity: None,
         internal_policy: TrafficPolicy::Cluster,
+        external_policy: TrafficPolicy::Cluster,
         endpoints: Vec::new(),
-        disposition: PerFamily::default(),
+        disposition: PerPolicy::default(),
         reasons: Default::default(),
+    }
+}
+
+/// All endpoints are IPv4 and elsewhere.
+fn balanced() -> PerPolicy<PerFamily<Disposition>> {
+    PerPolicy {
+        cluster: PerFamily { v4: Disposition::Balance, v6: Disposition::Reject },
+        local: PerFamily { v4: Disposition::Drop, v6: Disposition::Reject },
     }
 }
 
@@ -141,7 +152,7 @@ fn the_first_in_name_order_has_a_disputed_address_in_whatever_order_they_come() 
         assert_eq!(refused, [&second().name, &third().name]);
         for conflict in &conflicts {
             assert_eq!(conflict.owner, first().name);
-            assert_eq!((conflict.address, conflict.port), (ip(1), 80));
+            assert_eq!((conflict.address, conflict.port), (Some(ip(1)), 80));
         }
         assert_eq!(
             conflicts[0].to_string(),
@@ -212,9 +223,15 @@ fn the_next_table_is_the_one_built_from_scratch() {
     let (a, b, c) = (p("a", 80, 1), p("b", 80, 2), p("c", 80, 3));
     let grown = Arc::new(ServicePort {
         endpoints: vec![endpoint(1, Usability::Ready)],
-        disposition: PerFamily { v4: Disposition::Balance, v6: Disposition::Reject },
+        disposition: balanced(),
         ..service_at("b", 80, vec![ip(2), v6(2)])
     });
+    let with_load_balancer = Arc::new(ServicePort {
+        load_balancer_ips: vec![ip(8)],
+        ..service_at("b", 80, vec![ip(2), v6(2)])
+    });
+    let with_node_port =
+        Arc::new(ServicePort { node_port: Some(30080), ..service_at("b", 80, vec![ip(2), v6(2)]) });
     let (old, _) = Snapshot::new(7, vec![Arc::clone(&a), Arc::clone(&b), Arc::clone(&c)]);
     for (why, services, shares) in [
         ("nothing changed", vec![&a, &b, &c], true),
@@ -222,6 +239,8 @@ fn the_next_table_is_the_one_built_from_scratch() {
         ("one is gone", vec![&a, &c], false),
         ("one is new", vec![&a, &b, &c, &p("d", 80, 4)], false),
         ("a port changed", vec![&a, &p("b", 81, 2), &c], false),
+        ("a load balancer got an address", vec![&a, &with_load_balancer, &c], false),
+        ("a node port was allocated", vec![&a, &with_node_port, &c], false),
         ("an address changed", vec![&a, &p("b", 80, 9), &c], false),
         ("a name changed", vec![&a, &p("bb", 80, 2), &c], false),
         ("an address is disputed now", vec![&a, &p("b", 80, 1), &c], false),
@@ -233,8 +252,8 @@ fn the_next_table_is_the_one_built_from_scratch() {
         let (scratch, scratch_conflicts) = Snapshot::new(8, services);
         next.check_invariants();
         assert_eq!(next.generation(), 8, "{why}");
-        assert_eq!(Arc::ptr_eq(&next.by_address, &old.by_address), shares, "{why}");
-        assert_eq!(next.by_address, scratch.by_address, "{why}");
+        assert_eq!(Arc::ptr_eq(&next.places, &old.places), shares, "{why}");
+        assert_eq!(next.places, scratch.places, "{why}");
         assert!(next.services().iter().zip(scratch.services()).all(|(a, b)| Arc::ptr_eq(a, b)));
         assert_eq!(next.services().len(), scratch.services().len(), "{why}");
         assert_eq!(conflicts, (!shares).then_some(scratch_conflicts), "{why}");
@@ -246,7 +265,7 @@ fn the_next_table_is_the_one_built_from_scratch() {
 fn check(change: impl FnOnce(&mut ServicePort)) {
     let mut web = web();
     web.endpoints = vec![endpoint(1, Usability::Ready), endpoint(2, Usability::NotReady)];
-    web.disposition.v4 = Disposition::Balance;
+    web.disposition = balanced();
     change(&mut web);
     Snapshot::new(1, vec![Arc::new(web)]).0.check_invariants();
 }
@@ -271,18 +290,18 @@ fn an_endpoint_listed_twice_is_found() {
 #[test]
 #[should_panic(expected = "disposition of shop/web:http IPv4")]
 fn balancing_without_a_usable_endpoint_is_found() {
-    check(|web| web.endpoints[0].usability = Usability::NotLocal);
+    check(|web| web.endpoints[0].usability = PerPolicy::both(Usability::NotLocal));
 }
 
 #[test]
 #[should_panic(expected = "disposition of shop/web:http IPv4")]
 fn refusing_with_a_usable_endpoint_is_found() {
-    check(|web| web.disposition.v4 = Disposition::Drop);
+    check(|web| web.disposition.cluster.v4 = Disposition::Reject);
 }
 
 #[test]
 fn endpoints_alone_do_not_change_how_a_table_is_reached() {
-    let balance = PerFamily { v4: Disposition::Balance, v6: Disposition::Reject };
+    let balance = balanced();
     let with = |endpoints: &[u8], disposition, port| {
         let endpoints = endpoints.iter().map(|&last| endpoint(last, Usability::Ready)).collect();
         let at = service(name("a", "", Protocol::Tcp), port, vec![ip(1)]);
@@ -291,11 +310,115 @@ fn endpoints_alone_do_not_change_how_a_table_is_reached() {
     let (table, _) = Snapshot::new(1, vec![with(&[1], balance, 80)]);
     for (what, next, alike) in [
         ("another endpoint", with(&[1, 2], balance, 80), true),
-        ("the last endpoint went", with(&[], PerFamily::default(), 80), false),
+        ("the last endpoint went", with(&[], PerPolicy::default(), 80), false),
         ("another port", with(&[1], balance, 81), false),
     ] {
         let (next, _) = table.next(vec![next]);
         assert_eq!(next.is_reached_as(&table), alike, "{what}");
     }
     assert!(!table.is_reached_as(&Snapshot::default()), "the first table is news");
+}
+
+// --- addresses other than ClusterIPs ------------------------------------------------------------
+
+fn external(service_name: &str, cluster_ip: u8) -> ServicePort {
+    ServicePort {
+        node_port: Some(30080),
+        load_balancer_ips: vec![ip(100)],
+        external_ips: vec![ip(200)],
+        ..service_at(service_name, 80, vec![ip(cluster_ip)])
+    }
+}
+
+#[test]
+fn a_service_port_is_found_under_its_external_addresses_and_its_node_port() {
+    let (snapshot, conflicts) = build(vec![external("web", 1)]);
+    assert_eq!(conflicts, []);
+    for (address, kind) in [
+        (ip(1), AddressKind::ClusterIp),
+        (ip(100), AddressKind::LoadBalancer),
+        (ip(200), AddressKind::ExternalIp),
+    ] {
+        let found = snapshot.lookup(address, 80, Protocol::Tcp).expect("it is there");
+        assert_eq!(found.kind_of(address), Some(kind));
+    }
+    assert_eq!(snapshot.addresses().count(), 3);
+    assert!(snapshot.node_port(30080, Protocol::Tcp).is_some());
+    assert!(snapshot.node_port(30080, Protocol::Udp).is_none());
+    assert!(snapshot.node_port(80, Protocol::Tcp).is_none());
+    assert_eq!(snapshot.node_ports().count(), 1);
+    assert!(snapshot.lookup(ip(1), 30080, Protocol::Tcp).is_none());
+}
+
+#[test]
+fn cve_2020_8554_an_external_address_takes_no_cluster_ip_away() {
+    let mut thief = external("a", 1);
+    thief.load_balancer_ips = vec![ip(2)];
+    thief.external_ips = vec![ip(2), ip(1)];
+    let (snapshot, conflicts) = build(vec![thief, service_at("b", 80, vec![ip(2)])]);
+    assert_eq!(owner(&snapshot, ip(2), 80, Protocol::Tcp).as_deref(), Some("shop/b:p"));
+    let refused: Vec<_> = conflicts.iter().map(|conflict| conflict.address).collect();
+    assert_eq!(refused, [Some(ip(2)), Some(ip(2))], "its own ClusterIP is no conflict");
+}
+
+#[test]
+fn the_first_in_name_order_has_a_disputed_node_port() {
+    let (snapshot, conflicts) = build(vec![
+        ServicePort { node_port: Some(30080), ..service_at("b", 80, vec![ip(2)]) },
+        ServicePort { node_port: Some(30080), ..service_at("a", 80, vec![ip(1)]) },
+    ]);
+    let found = snapshot.node_port(30080, Protocol::Tcp).expect("it is there");
+    assert_eq!(found.name.to_string(), "shop/a:p");
+    let said: Vec<_> = conflicts.iter().map(ToString::to_string).collect();
+    assert_eq!(said, ["shop/b:p claims node port 30080, which shop/a:p has already"]);
+}
+
+#[test]
+fn the_policy_is_that_of_the_address_and_of_where_the_client_is() {
+    use AddressKind::{ClusterIp, ExternalIp, LoadBalancer, NodePort};
+    use TrafficPolicy::{Cluster, Local};
+    for (internal, external_policy, kinds, inside, outside) in [
+        (Cluster, Cluster, &[ClusterIp, LoadBalancer, ExternalIp, NodePort][..], Cluster, Cluster),
+        (Local, Cluster, &[ClusterIp], Local, Local),
+        (Local, Cluster, &[LoadBalancer, ExternalIp, NodePort], Cluster, Cluster),
+        (Cluster, Local, &[ClusterIp], Cluster, Cluster),
+        (Cluster, Local, &[LoadBalancer, ExternalIp, NodePort], Cluster, Local),
+    ] {
+        let internal_policy = internal;
+        let web = ServicePort { internal_policy, external_policy, ..external("web", 1) };
+        for &kind in kinds {
+            assert_eq!(web.policy(kind, Origin::Inside), inside, "{kind:?}");
+            assert_eq!(web.policy(kind, Origin::Outside), outside, "{kind:?}");
+        }
+        assert!(web.uses(Cluster), "the short circuit needs it");
+        assert_eq!(web.uses(Local), internal == Local || external_policy == Local);
+    }
+    let internal_policy = Local;
+    let inner = ServicePort { internal_policy, ..service_at("inner", 80, vec![ip(1)]) };
+    assert!(!inner.uses(Cluster) && inner.uses(Local));
+}
+
+#[test]
+fn what_the_kernel_has_to_do_changes_how_a_table_is_reached() {
+    let is_reached_as = |change: &dyn Fn(&mut ServicePort)| {
+        let service = |change: &dyn Fn(&mut ServicePort)| {
+            let mut service = external("web", 1);
+            change(&mut service);
+            Arc::new(service)
+        };
+        let (table, _) = Snapshot::new(1, vec![service(&|_| {})]);
+        let (next, _) = table.next(vec![service(change)]);
+        next.is_reached_as(&table)
+    };
+    assert!(is_reached_as(&|_| {}));
+    assert!(is_reached_as(&|web| web.scheduler = Some("lc".into())));
+    assert!(!is_reached_as(&|web| web.external_policy = TrafficPolicy::Local));
+    assert!(!is_reached_as(&|web| web.source_ranges = vec!["192.0.2.0/24".parse().unwrap()]));
+    assert!(!is_reached_as(&|web| web.health_check_node_port = Some(31000)));
+    assert!(!is_reached_as(&|web| web.disposition.cluster.v4 = Disposition::Balance));
+    assert!(is_reached_as(&|web| web.disposition.local.v4 = Disposition::Drop), "not in use");
+
+    let (table, _) = Snapshot::new(1, vec![Arc::new(external("web", 1))]);
+    let node = NodeFacts { addresses: vec![ip(9)], ..NodeFacts::default() };
+    assert!(!table.clone().with_node(Arc::new(node)).is_reached_as(&table), "another node");
 }

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use super::*;
 
 fn resolver() -> Config {
-    Config { node_name: "node-1".into(), service_proxy_name: None }
+    Config { node_name: "node-1".into(), service_proxy_name: None, allow_external_ips: Vec::new() }
 }
 
 fn config(master: &str, state_file: Option<&Path>) -> KubernetesConfig {

@@ -36,7 +36,11 @@ impl Drop for Watched {
 }
 
 fn config(dir: &Path) -> ManifestsConfig {
-    let resolver = Config { node_name: "here".into(), service_proxy_name: None };
+    let resolver = Config {
+        node_name: "here".into(),
+        service_proxy_name: None,
+        allow_external_ips: Vec::new(),
+    };
     ManifestsConfig { dir: dir.to_owned(), resolver }
 }
 

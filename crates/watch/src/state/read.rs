@@ -52,7 +52,8 @@ pub(crate) fn parse(content: &[u8], place: &Place) -> Result<(State, Timestamp),
     let services = services.collect::<Result<Vec<_>, LoadError>>()?;
     // Conflicts were told of when the table was made.
     let (snapshot, _) = Snapshot::new(header.generation, services);
-    let Header { node_status: node, service_cidrs, saved_at, .. } = header;
+    let Header { node_status: node, node_facts, service_cidrs, saved_at, .. } = header;
+    let snapshot = snapshot.with_node(Arc::new(node_facts));
     Ok((State { snapshot, node, service_cidrs }, saved_at))
 }
 

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 use streamvs_table::{
-    Disposition, Endpoint, HintSource, PerFamily, Protocol, ProtocolHint, Reasons, ServiceName,
-    ServicePort, ServicePortName, TopologyOutcome, TrafficPolicy, Usability,
+    Disposition, Endpoint, HintSource, PerFamily, PerPolicy, Protocol, ProtocolHint, Reasons,
+    ServiceName, ServicePort, ServicePortName, TopologyOutcome, TrafficPolicy, Usability,
 };
 
 use super::read::parse;
@@ -36,7 +36,7 @@ fn service(name: &str, number: u8) -> Arc<ServicePort> {
         terminating: last == 1,
         local: false,
         weight: u16::from(last),
-        usability,
+        usability: PerPolicy { cluster: usability, local: Usability::NotLocal },
     };
     Arc::new(ServicePort {
         name: ServicePortName {
@@ -50,17 +50,25 @@ fn service(name: &str, number: u8) -> Arc<ServicePort> {
             format!("10.96.0.{number}").parse().expect("an address"),
             format!("fd00:96::{number}").parse().expect("an address"),
         ],
+        load_balancer_ips: vec!["203.0.113.7".parse().expect("an address")],
+        external_ips: vec!["2001:db8::7".parse().expect("an address")],
+        source_ranges: vec!["198.51.100.0/24".parse().expect("a range")],
+        health_check_node_port: Some(31_000),
         app_protocol: Some("kubernetes.io/h2c".into()),
         protocol_hint: ProtocolHint::H2c,
         scheduler: Some("lc".into()),
         affinity: Some(Duration::from_secs(10_800)),
         internal_policy: TrafficPolicy::Local,
+        external_policy: TrafficPolicy::Local,
         endpoints: vec![
             endpoint(1, Usability::Terminating),
             endpoint(2, Usability::Ready),
             endpoint(3, Usability::HintedToOtherZone),
         ],
-        disposition: PerFamily { v4: Disposition::Balance, v6: Disposition::Drop },
+        disposition: PerPolicy {
+            cluster: PerFamily { v4: Disposition::Balance, v6: Disposition::Reject },
+            local: PerFamily { v4: Disposition::Drop, v6: Disposition::Reject },
+        },
         reasons: Reasons {
             protocol_hint: HintSource::AppProtocol,
             topology: PerFamily {

@@ -69,6 +69,7 @@ pub(crate) fn write(
         saved_at: now,
         generation: state.snapshot.generation(),
         node_status: state.node.clone(),
+        node_facts: (**state.snapshot.node()).clone(),
         service_cidrs: state.service_cidrs.clone(),
     };
     serde_json::to_writer(&mut lines, &header)?;

@@ -1,6 +1,6 @@
 //! What endpoints and the rotation keep from one generation to the next.
 
-use streamvs_table::Usability;
+use streamvs_table::{PerPolicy, Usability};
 
 use super::*;
 
@@ -77,10 +77,13 @@ fn retirement_follows_the_usable_set() {
     let terminating = Endpoint {
         terminating: true,
         ready: false,
-        usability: Usability::Terminating,
+        usability: PerPolicy::both(Usability::Terminating),
         ..endpoint(1)
     };
-    let last_resort = Endpoint { usability: Usability::TerminatingFallback, ..terminating.clone() };
+    let last_resort = Endpoint {
+        usability: PerPolicy::both(Usability::TerminatingFallback),
+        ..terminating.clone()
+    };
     let generations = [
         (Some(unready(1)), None, "never used"),
         (Some(endpoint(1)), None, "used"),

@@ -94,7 +94,7 @@ pub async fn serve(
     let driver = &worker.switch;
     let first = first.map(|choice| choice.into_unit(Unit::Stream));
     let extended_connect = route.server(&worker).is_some_and(|server| {
-        let usable = server.usable().iter().map(|target| target.address());
+        let usable = server.usable(route.policy(&server)).iter().map(|target| target.address());
         driver.switch.borrow().offer_extended_connect(usable)
     });
     let key = driver.switch.borrow_mut().open_downstream(extended_connect, Instant::now());

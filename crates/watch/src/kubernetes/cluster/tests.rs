@@ -65,7 +65,11 @@ fn refused(code: u16) -> Failure {
 
 impl Given {
     fn new() -> Self {
-        let resolver = Config { node_name: "node-1".into(), service_proxy_name: None };
+        let resolver = Config {
+            node_name: "node-1".into(),
+            service_proxy_name: None,
+            allow_external_ips: Vec::new(),
+        };
         let now = Instant::now();
         Self { cluster: Cluster::new(resolver, "https://x".to_owned(), now), now, told: vec![] }
     }

@@ -103,9 +103,9 @@ impl super::Driver {
             let message = format!("no Service at {} any more", stream.route.address());
             return self.answer(exchange, 503, &message);
         };
-        let client = stream.route.client();
+        let route = &stream.route;
         let picked = first.or_else(|| {
-            stream.tried.pick(|tried| worker.pick(&server, client, Unit::Stream, tried))
+            stream.tried.pick(|tried| worker.pick(&server, route, Unit::Stream, tried))
         });
         let Some(choice) = picked else {
             server.stats().no_endpoint.inc();
