@@ -33,7 +33,8 @@ pub(crate) async fn serve(shared: Open, socket: TcpStream, client: SocketAddr) {
     match Box::pin(open(&shared, socket, &mut record)).await {
         Some(Begun::Http2(http2)) => {
             let Http2 { route, downstream, opened } = *http2;
-            Box::pin(http2::serve(&shared, route, downstream, opened, &mut record)).await;
+            let serving = Box::pin(http2::begin(&shared, route, downstream, opened)).await;
+            record.served(serving.await);
         }
         Some(Begun::Plain(plain)) => {
             let Plain { downstream, upstream, early } = *plain;

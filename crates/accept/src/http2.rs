@@ -1,5 +1,6 @@
 //! A connection that speaks HTTP/2: which engine serves it, and what becomes of the early dial.
 
+use std::pin::Pin;
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -7,39 +8,40 @@ use streamvs_balance::Choice;
 use streamvs_detect::Prefixed;
 use streamvs_relay::connect::{Dialled, share};
 use streamvs_relay::h2::switch::driver;
-use streamvs_relay::h2::{self, Engine};
+use streamvs_relay::h2::{self, Engine, Outcome};
 use streamvs_relay::{Route, Worker};
 use tokio::net::TcpStream;
 
 use crate::opening::{Opened, Upstream};
-use crate::record::Record;
 use crate::run::Shared;
 
-/// Balances each stream. An endpoint that was dialled early becomes the first pooled connection,
-/// and its turn goes to the first stream.
-pub(crate) async fn serve(
+/// An HTTP/2 connection from now to its end. All that an idle one costs, so nothing that was only
+/// needed to begin may be in it.
+pub(crate) type Serving = Pin<Box<dyn Future<Output = Outcome>>>;
+
+/// Begins to balance each stream. An endpoint that was dialled early becomes the first pooled
+/// connection, and its turn goes to the first stream.
+pub(crate) async fn begin(
     shared: &Shared,
     route: Route,
     downstream: TcpStream,
     opened: Opened,
-    record: &mut Record,
-) {
+) -> Serving {
     let Opened { from_client, from_endpoint, upstream, .. } = opened;
     let (worker, route) = (Rc::clone(&shared.worker), Rc::new(route));
     let drain = shared.drain.clone();
     share(&downstream, worker.dial_options());
-    let outcome = match worker.http2_engine() {
+    match worker.http2_engine() {
         Engine::H2 => {
             let first = pool_upstream(&worker, upstream, from_endpoint).await;
             let socket = Prefixed::new(from_client, downstream);
-            Box::pin(h2::serve(worker, route, socket, first, drain)).await
+            Box::pin(h2::serve(worker, route, socket, first, drain))
         }
         Engine::Switch => {
             let first = switch_upstream(&worker, upstream, from_endpoint);
-            Box::pin(driver::serve(worker, route, from_client, downstream, first, drain)).await
+            Box::pin(driver::serve(worker, route, from_client, downstream, first, drain))
         }
-    };
-    record.served(outcome);
+    }
 }
 
 /// Gives what was dialled early to the `h2` engine's pool, and the choice to the first stream.

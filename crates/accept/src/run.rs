@@ -16,7 +16,6 @@ use streamvs_relay::{Options, Worker};
 use streamvs_table::publish::Reader;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
-use tokio::task::LocalSet;
 
 use crate::connection;
 use crate::limits;
@@ -96,19 +95,14 @@ impl Drop for Open {
     }
 }
 
-/// Runs a worker on this thread, which must be inside a `current_thread` runtime. When `drain`
-/// turns true it stops accepting, and ends when its last connection has; the caller owns the
-/// deadline.
+/// Runs a worker on this thread, which must be inside a `LocalRuntime`: what is spawned is not
+/// `Send`, and ends with the runtime. When `drain` turns true it stops accepting, and ends when its
+/// last connection has; the caller owns the deadline.
 ///
 /// # Errors
 /// The listener cannot be registered with the runtime. A failing accept(2) is not an error: it is
 /// logged, and accepting goes on after a pause.
 pub async fn run(config: Config) -> io::Result<()> {
-    let local = LocalSet::new();
-    local.run_until(accept_until_drained(config)).await
-}
-
-async fn accept_until_drained(config: Config) -> io::Result<()> {
     let port = config.listener.local_addr()?.port();
     let listener = TcpListener::from_std(config.listener.socket)?;
     let shared = Rc::new(Shared {
@@ -121,7 +115,7 @@ async fn accept_until_drained(config: Config) -> io::Result<()> {
         open_count: Cell::new(0),
         all_closed: Notify::new(),
     });
-    // Both end with the LocalSet.
+    // Both end with the runtime.
     tokio::task::spawn_local(h2::switch::driver::run(Rc::clone(&shared.worker)));
     tokio::task::spawn_local(reap(Rc::clone(&shared.worker)));
 

@@ -1,4 +1,4 @@
-//! The data path's threads: one `current_thread` runtime each.
+//! The data path's threads: one `LocalRuntime` each.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -15,6 +15,7 @@ use streamvs_relay::h2::Drain;
 use streamvs_relay::tcp::PIPE_DESCRIPTORS;
 use streamvs_table::publish::Reader;
 use tokio::net::TcpStream;
+use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::mpsc;
 
 use crate::error::Error;
@@ -94,11 +95,11 @@ impl Workers {
     }
 }
 
-fn run(config: Config, heart: Option<impl Future<Output = ()> + Send + 'static>) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+fn run(config: Config, heart: Option<impl Future<Output = ()> + 'static>) -> io::Result<()> {
+    let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
     if let Some(heart) = heart {
         // Ends with the runtime. Beats in turn with all of the worker's connections.
-        runtime.spawn(heart);
+        runtime.spawn_local(heart);
     }
     runtime.block_on(streamvs_accept::run(config))
 }

@@ -11,6 +11,9 @@ GIB = 1 << 30
 # No run sends more than this, however fast it is.
 CALLS_MAX = 3_000_000
 
+# How many calls show that the rotation is exact.
+SPREAD_CALLS = 1_000_000
+
 # Calls a second at which latencies are compared: what every proxy here can do with one core.
 PACE = 6000
 PACED_CONNECTIONS, PACED_STREAMS = 10, 10
@@ -40,6 +43,19 @@ def calls(service, connections, streams):
             octets = count * (65536 + 5)
             figures.update(columns(used, octets, "gib"), rate=rate * (65536 + 5) * 8 / 1e9)
         return figures
+
+    return measured
+
+
+def spread(connections, streams):
+    """A million calls: only the targets that balance that fast by themselves are asked."""
+    def measured(lab, target):
+        if not target.name.startswith("streamvs"):
+            return None
+        count = SPREAD_CALLS // connections * connections
+        rate, used, counts = lab.h2load(target, "grpc", count, connections, streams)
+        return {**columns(used, count), "rate": rate, "calls": count,
+                "spread": max(counts) - min(counts)}
 
     return measured
 
@@ -132,7 +148,7 @@ def idle(service, kind):
 class Workload:
     def __init__(self, title, measured, columns, repetitions=None):
         self.title, self.measured, self.columns = title, measured, columns
-        # Not more than these: memory takes long to measure and hardly varies.
+        # Not more than these: memory and a million calls take long and hardly vary.
         self.repetitions = repetitions
 
 
@@ -140,6 +156,8 @@ class Workload:
 CALLS = [("rate", "calls/s", 0, "more"), ("proxy", "proxy CPU us/call", 2, "less"),
          ("path", "whole path CPU us/call", 2, "less"), ("busy", "proxy CPUs busy", 2, None),
          ("share", "busiest endpoint %", 1, None), ("spread", "max - min calls", 0, None)]
+SPREAD = [("calls", "calls", 0, None), ("spread", "max - min calls", 0, "less"),
+          ("rate", "calls/s", 0, None)]
 TIMES = [("p50", "p50 us", 1, "less"), ("p99", "p99 us", 1, "less"),
          ("proxy", "proxy CPU us/call", 2, "less"), ("rate", "calls/s", 0, None)]
 BULK = [("rate", "Gbit/s", 2, "more"), ("proxy", "proxy CPU s/GiB", 3, "less"),
@@ -158,6 +176,8 @@ WORKLOADS = {
                             calls("grpc", 1, 100), CALLS),
     "unary-64x10": Workload("gRPC unary, 64 connections x 10 streams",
                             calls("grpc", 64, 10), CALLS),
+    "spread-1": Workload("1,000,000 gRPC calls on 1 connection", spread(1, 100), SPREAD, 1),
+    "spread-64": Workload("1,000,000 gRPC calls on 64 connections", spread(64, 10), SPREAD, 1),
     "bodies": Workload("gRPC, answers of 64 KiB, 3 connections x 10 streams",
                        calls("bodies", 3, 10), BULK),
     "one-call": Workload("gRPC unary, one call at a time", latency(None, 1, 1), TIMES),

@@ -84,7 +84,7 @@ impl Node {
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
-                .build()
+                .build_local(tokio::runtime::LocalOptions::default())
                 .expect("a runtime starts");
             runtime.block_on(streamvs_accept::run(config)).expect("the listener registers");
         });

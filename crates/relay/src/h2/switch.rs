@@ -62,6 +62,7 @@ mod resets;
 mod response;
 mod state;
 mod tick;
+mod turns;
 
 #[cfg(test)]
 mod tests;

@@ -12,6 +12,7 @@ use super::frame::{Code, HEAD_OCTETS, Head, PREFACE, flag, kind};
 use super::hpack::{Decoder, Encoder};
 use super::inbound::Inbound;
 use super::resets::Resets;
+use super::turns::Turns;
 use super::{ExchangeKey, limits};
 use crate::h2::settings;
 
@@ -92,8 +93,8 @@ pub(super) struct Connection {
     // Sending.
     pub(super) encoder: Encoder,
     pub(super) send_window: Window,
-    /// Streams with data and credit that wait for the connection, each once, in turn.
-    pub(super) ready: VecDeque<ExchangeKey>,
+    /// Streams with data and credit that wait for the connection.
+    pub(super) ready: Turns,
     pub(super) output: VecDeque<u8>,
     /// Octets that have left `output` for the socket, since the beginning.
     pub(super) written: u64,
@@ -132,7 +133,7 @@ impl Connection {
             assumed_streams: false,
             encoder: Encoder::new(),
             send_window: Window::new(DEFAULT_WINDOW),
-            ready: VecDeque::new(),
+            ready: Turns::default(),
             output: VecDeque::new(),
             written: 0,
             dirty: false,
@@ -264,8 +265,10 @@ impl Connection {
     pub(super) fn shrink(&mut self) {
         if self.streams.is_empty() {
             self.streams.shrink_to_fit();
-            self.ready.shrink_to_fit();
+            self.ready.shrink();
             self.inbound.shrink();
+            self.decoder.shrink();
+            self.encoder.shrink();
         }
     }
 }

@@ -16,6 +16,8 @@ pub(super) struct Connections {
     /// Each at most once.
     dirty: Vec<ConnectionKey>,
     spare: Vec<VecDeque<u8>>,
+    /// What those hold.
+    spare_octets: usize,
 }
 
 impl Connections {
@@ -58,6 +60,7 @@ impl Connections {
         if connection.output.capacity() == 0
             && let Some(spare) = self.spare.pop()
         {
+            self.spare_octets -= spare.capacity();
             connection.output = spare;
         }
         if !connection.dirty {
@@ -102,8 +105,10 @@ impl Connections {
         connection.written += octets as u64;
         if connection.output.is_empty() && connection.output.capacity() > 0 {
             let mut output = std::mem::take(&mut connection.output);
-            if self.spare.len() < limits::SPARE_COUNT {
-                output.shrink_to(limits::SPARE_OCTETS);
+            output.shrink_to(limits::SPARE_OCTETS);
+            let octets = self.spare_octets + output.capacity();
+            if self.spare.len() < limits::SPARE_COUNT && octets <= limits::SPARE_TOTAL_OCTETS {
+                self.spare_octets = octets;
                 self.spare.push(output);
             }
         }

@@ -160,6 +160,11 @@ impl Exchange {
             Toward::Upstream => self.up.as_mut(),
         }
     }
+
+    /// The client's connection.
+    pub(super) fn client(&self) -> ConnectionKey {
+        self.down.connection
+    }
 }
 
 impl Index<Toward> for Exchange {

@@ -124,6 +124,7 @@ impl Switch {
         let Some(exchange) = self.exchanges.get_mut(key) else {
             return;
         };
+        let client = exchange.client();
         let (side, flow) = exchange.parts(toward);
         let Some(side) = side.filter(|side| side.state.can_send()) else {
             return;
@@ -137,12 +138,12 @@ impl Switch {
         }
         if let Some(sink) = self.connections.get_mut(side.connection) {
             flow.in_ready = true;
-            sink.ready.push_back(key);
+            sink.ready.push_back(client, key);
         }
     }
 
-    /// Sends what waits for this connection, a frame of each stream in turn, until its output is
-    /// full or its credit is used up.
+    /// Sends what waits for this connection, a frame of each client in turn and for each client of
+    /// each stream in turn, until its output is full or its credit is used up.
     pub(super) fn pump(&mut self, key: ConnectionKey) {
         loop {
             let Some(sink) = self.connections.get_mut(key) else {
@@ -153,19 +154,19 @@ impl Switch {
                 return;
             }
             let toward = if sink.is_downstream() { Toward::Downstream } else { Toward::Upstream };
-            let Some(exchange) = sink.ready.pop_front() else {
+            let Some((client, exchange)) = sink.ready.pop_front() else {
                 return;
             };
             match self.turn(key, exchange, toward) {
                 Turn::Done => {}
                 Turn::Again => {
                     if let Some(sink) = self.connections.get_mut(key) {
-                        sink.ready.push_back(exchange);
+                        sink.ready.push_back(client, exchange);
                     }
                 }
                 Turn::Blocked => {
                     if let Some(sink) = self.connections.get_mut(key) {
-                        sink.ready.push_front(exchange);
+                        sink.ready.push_front(client, exchange);
                     }
                     return;
                 }

@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-/// Octets that wait for a socket before DATA stays in its stream's queue. Twice what one read
-/// brings, so that a sink as fast as its source never queues.
+/// Octets that wait for a socket before DATA stays in its stream's queue. Twice what one turn of
+/// reading brings, so that a sink as fast as its source never queues.
 pub(super) const OUTPUT_OCTETS: usize = 512 * 1024;
 
 /// Octets that wait for a socket before nothing more is read from it: a peer that does not read
@@ -43,11 +43,15 @@ pub(super) const OPEN_ATTEMPTS: u8 = 3;
 pub(super) const REPLAY_OCTETS: usize = 64 * 1024;
 
 /// Buffers kept for the next connection that needs one: what all busy connections of a worker use
-/// at once. The product with [`SPARE_OCTETS`] is 16 MiB.
+/// at once.
 pub(super) const SPARE_COUNT: usize = 256;
 
-/// The largest buffer that is kept.
-pub(super) const SPARE_OCTETS: usize = 64 * 1024;
+/// Octets of all buffers that are kept.
+pub(super) const SPARE_TOTAL_OCTETS: usize = 16 * 1024 * 1024;
+
+/// The largest buffer that is kept: room for what one turn of reading brings, with the heads of
+/// its frames, so that bulk neither grows a buffer nor copies it.
+pub(super) const SPARE_OCTETS: usize = 320 * 1024;
 
 /// How long a client may take to answer the PING between the two GOAWAYs.
 pub(super) const GOAWAY_TIMEOUT: Duration = Duration::from_secs(1);

@@ -17,11 +17,12 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use crate::h2::switch::{ConnectionKey, Over};
 use crate::worker::{Route, Worker};
 
-/// Octets of one read: a bulk transfer's share of a turn.
-const READ_OCTETS: usize = 64 * 1024;
+/// Octets of one read. Half of what the worker's buffer has, so that what was read is still in the
+/// processor's cache when it is passed on.
+const READ_OCTETS: usize = 128 * 1024;
 
 /// Reads in a row before others have their turn.
-const READS: usize = 4;
+const READS: usize = 2;
 
 /// How long, and for how many octets, a peer that broke the protocol is listened to after it was
 /// told so: a socket that is closed with unread octets is reset, and the peer may lose the GOAWAY.

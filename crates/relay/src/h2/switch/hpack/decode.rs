@@ -23,6 +23,11 @@ impl Decoder {
         Self { table: DynamicTable::new(DEFAULT_TABLE_OCTETS), allowed }
     }
 
+    /// Gives up the memory that its table does not use.
+    pub fn shrink(&mut self) {
+        self.table.shrink();
+    }
+
     pub(super) fn table(&mut self) -> &mut DynamicTable {
         &mut self.table
     }

@@ -144,6 +144,12 @@ impl DynamicTable {
         (&self.octets[start..middle], &self.octets[middle..end])
     }
 
+    /// Gives up the memory that is not in use.
+    pub(super) fn shrink(&mut self) {
+        self.octets.shrink_to_fit();
+        self.entries.shrink_to_fit();
+    }
+
     fn evict_to(&mut self, size: u32) {
         while self.size > size {
             let evicted = self.entries.pop_front().expect("the size is the sum over the entries");

@@ -40,6 +40,11 @@ impl Encoder {
         Self { table: DynamicTable::new(DEFAULT_TABLE_OCTETS), update: None }
     }
 
+    /// Gives up the memory that its table does not use.
+    pub fn shrink(&mut self) {
+        self.table.shrink();
+    }
+
     pub(super) fn table(&mut self) -> &mut DynamicTable {
         &mut self.table
     }

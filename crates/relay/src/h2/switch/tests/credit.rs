@@ -210,3 +210,32 @@ fn connection_credit_comes_back_for_what_is_dropped() {
     }
     assert!(returned >= 2 * most - limits::CONNECTION_UPDATE_OCTETS as usize, "{returned}");
 }
+
+#[test]
+fn clients_share_an_upstream_connection_alike_however_many_streams_each_has() {
+    const STREAMS: u32 = 40;
+    let mut lab = Lab::new(1);
+    let (greedy, mut endpoint) = lab.call(false);
+    lab.send(&endpoint, &settings(&[(4, 1_000_000)]));
+    let mut greedy = greedy;
+    for stream in 1..STREAMS {
+        let head = greedy.headers(1 + 2 * stream, &CALL, false);
+        lab.send(&greedy, &head);
+    }
+    let mut modest = lab.client();
+    let head = modest.headers(1, &CALL, false);
+    lab.send(&modest, &head);
+    lab.heard(&mut endpoint);
+    for stream in 0..STREAMS {
+        lab.send(&greedy, &body(1 + 2 * stream, 65_536));
+    }
+    lab.send(&modest, &body(1, 163_840));
+    // The connection's first window, which the greedy one has used before the other came.
+    lab.heard(&mut endpoint);
+    lab.send(&endpoint, &window(0, 327_680));
+    let heard = lab.heard(&mut endpoint);
+    let of_modest = octets(&heard, 2 * STREAMS + 1);
+    let of_greedy: usize = (0..STREAMS).map(|stream| octets(&heard, 1 + 2 * stream)).sum();
+    assert_eq!(of_modest + of_greedy, 327_680);
+    assert!(of_modest.abs_diff(of_greedy) <= 2 * 16_384, "{of_modest} and {of_greedy} octets");
+}
