@@ -73,6 +73,25 @@ fn three_connections_reach_three_pods_evenly_v6() {
 }
 
 #[test]
+fn a_hundred_thousand_calls_are_spread_exactly() {
+    needs_node!();
+    let scene = Scene::new();
+    let endpoints = scene.grpc(Family::V4, PODS);
+    let service = grpc_service(Family::V4);
+    scene.publish(&service, &PODS);
+    let _agent = scene.agent(&[]);
+    for connections in [1, 64] {
+        let before: u64 = endpoints.iter().map(grpc::Endpoint::calls).sum();
+        let load = Load::unary(address(&service), connections).calls(100_000);
+        let report = load.run(scene.client()).without_failure();
+        println!("{connections} connections: {:?} in {:?}", report.calls, report.elapsed);
+        assert!(report.spread(&PODS) <= 1, "{connections} connections: {:?}", report.calls);
+        let after: u64 = endpoints.iter().map(grpc::Endpoint::calls).sum();
+        assert_eq!(after - before, 100_000);
+    }
+}
+
+#[test]
 fn all_four_kinds_of_calls_are_spread() {
     needs_node!();
     for family in Family::BOTH {
