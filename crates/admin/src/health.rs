@@ -11,7 +11,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -126,9 +126,22 @@ pub struct Answer {
 pub(crate) struct Answers {
     ok: AtomicU64,
     unavailable: AtomicU64,
+    /// What the last answer was.
+    well: AtomicBool,
 }
 
 impl Answers {
+    fn count(&self, well: bool) {
+        if well { &self.ok } else { &self.unavailable }.fetch_add(1, Relaxed);
+        self.well.store(well, Relaxed);
+    }
+
+    /// The last answer was 200. None before the first.
+    pub(crate) fn last_was_well(&self) -> Option<bool> {
+        let any = self.read().iter().any(|(_, count)| *count > 0);
+        any.then(|| self.well.load(Relaxed))
+    }
+
     /// Pairs of status code and count.
     pub(crate) fn read(&self) -> [(&'static str, u64); 2] {
         [("200", self.ok.load(Relaxed)), ("503", self.unavailable.load(Relaxed))]
@@ -232,9 +245,8 @@ impl Health {
             last_updated: if healthy { now.wall } else { body.last_updated },
             ..body
         };
-        let (status, counter) =
-            if healthy { (200, &answers.ok) } else { (503, &answers.unavailable) };
-        counter.fetch_add(1, Relaxed);
+        answers.count(healthy);
+        let status = if healthy { 200 } else { 503 };
         let body = serde_json::to_string(&body).expect("a body of times and booleans is JSON");
         Answer { status, body }
     }

@@ -1,6 +1,6 @@
 //! What the agent shows of itself: `/healthz` and `/livez` for load balancers and the kubelet,
 //! `/metrics` for Prometheus, and the table with its load and
-//! its reasons for `streamvs list` and `streamvs explain`.
+//! its reasons for `streamvs list`, `streamvs top` and `streamvs explain`.
 //!
 //! Comes in: the published [`Plan`], whose statistics the traffic path counts in atomics, a
 //! [`Health`] and [`NodeMetrics`] which the node keeps. Goes out: HTTP answers. Nothing here
@@ -8,7 +8,7 @@
 //!
 //! ```text
 //!            0.0.0.0:10256   /healthz /livez                          kube-proxy's contract
-//!  Server -- 127.0.0.1:10249 /metrics /proxyMode /healthz /livez /configz /flagz /statusz
+//!  Server -- 127.0.0.1:10249 /metrics /metrics/slis /proxyMode /healthz /livez ...
 //!            admin.sock      /services /explain /metrics /healthz /livez   root only
 //! ```
 

@@ -6,6 +6,7 @@
 //! it, was first seen.
 
 mod text;
+mod top;
 
 use std::net::IpAddr;
 
@@ -17,6 +18,7 @@ use streamvs_table::{Endpoint, Family, ServicePort};
 
 pub use crate::client::fetch;
 pub use text::{Columns, render_text};
+pub use top::{Room, render_top};
 
 /// One ServicePort, both families together.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -8,6 +8,7 @@
 pub mod catalogue;
 mod node;
 mod process;
+mod slis;
 mod source;
 mod traffic;
 
@@ -24,6 +25,7 @@ use streamvs_balance::Plan;
 use crate::Health;
 use catalogue::Metric;
 pub use node::{NodeMetrics, Refusal, Sync};
+pub use slis::slis;
 pub use source::SourceMetrics;
 
 /// The `Content-Type` of [`scrape`]'s text.

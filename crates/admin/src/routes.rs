@@ -45,6 +45,7 @@ impl Site {
     pub(crate) fn metrics_routes(&self) -> Router {
         Router::new()
             .route("/metrics", any(scrape))
+            .route("/metrics/slis", any(slis))
             .route("/proxyMode", any(|| async { plain("streamvs") }))
             .route("/healthz", any(|| async { plain("ok") }))
             .route("/livez", any(livez))
@@ -105,6 +106,10 @@ async fn scrape(State(site): State<Site>) -> Result<Response, StatusCode> {
         metrics::scrape(plan, health, node)
     });
     Ok((typed(metrics::CONTENT_TYPE), text.await?).into_response())
+}
+
+async fn slis(State(site): State<Site>) -> Response {
+    (typed(metrics::CONTENT_TYPE), metrics::slis(site.admin.health)).into_response()
 }
 
 async fn services(State(site): State<Site>) -> Result<Response, StatusCode> {

@@ -5,6 +5,7 @@ mod run;
 pub(crate) mod values;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -31,6 +32,8 @@ pub(crate) enum Command {
     Run(Box<RunOptions>),
     /// Show Services, their endpoints and what is on each, like `ipvsadm -Ln`
     List(ListOptions),
+    /// Show the busiest Services and their endpoints, again and again
+    Top(TopOptions),
     /// Say which endpoints of a Service are used from this node, and why the others are not
     Explain(ExplainOptions),
     /// Remove every rule, set and route of streamvs from this node, and nothing else
@@ -62,6 +65,21 @@ pub(crate) struct ListOptions {
     /// Form of the output
     #[arg(short, long, value_enum, default_value_t = OutputFormat::Text)]
     pub(crate) output: OutputFormat,
+
+    /// The agent's socket
+    #[arg(long, value_name = "PATH", default_value = ADMIN_SOCKET)]
+    pub(crate) admin_socket: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TopOptions {
+    /// Between two screens
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = values::sync_period)]
+    pub(crate) interval: Duration,
+
+    /// Print what happened in one interval, and end
+    #[arg(long)]
+    pub(crate) once: bool,
 
     /// The agent's socket
     #[arg(long, value_name = "PATH", default_value = ADMIN_SOCKET)]

@@ -19,6 +19,7 @@ mod privileges;
 mod programming;
 mod reload;
 mod telemetry;
+mod top;
 mod workers;
 
 use std::process::ExitCode;
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         Command::Run(options) if options.cleanup => commands::cleanup(&options.log),
         Command::Run(options) => app::run(*options, &notices, settings),
         Command::List(options) => commands::list(&options),
+        Command::Top(options) => top::run(&options),
         Command::Explain(options) => commands::explain(&options),
         Command::Cleanup(options) => commands::cleanup(&options.log),
     };

@@ -37,6 +37,8 @@ mod scene;
 #[cfg(test)]
 mod schedulers;
 #[cfg(test)]
+mod semantics;
+#[cfg(test)]
 mod updates;
 #[cfg(test)]
 mod watch;

@@ -37,6 +37,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("caps", &["node"]),
     ("socket2", &["capture", "relay", "accept"]),
     ("clap", &["node"]),
+    ("crossterm", &["node"]),
     ("tracing-subscriber", &["node"]),
     ("axum", &["admin"]),
     ("prometheus-client", &["admin"]),

@@ -2,15 +2,17 @@
 //! things are as they are is told.
 //! Method: the ConfigMap of a kubeadm cluster is given unchanged, and the pages are read.
 
+use std::net::SocketAddr;
 use std::path::Path;
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use streamvs_support::Family;
 use streamvs_support::agent::{Agent, METRICS_PORT, PATIENCE};
+use streamvs_support::grpc::load::Load;
 use streamvs_support::wait::{eventually, eventually_equals};
 
-use crate::scene::{PODS, Scene, grpc_service, needs_node};
+use crate::scene::{PODS, SERVICE_PORT, Scene, grpc_service, needs_node};
 
 const KUBEADM: &str =
     concat!(env!("CARGO_MANIFEST_DIR"), "/../../crates/node/testdata/kubeadm/config.conf");
@@ -94,6 +96,35 @@ fn explain_tells_of_a_service_and_of_one_that_is_not_there() {
     assert_eq!(code, Some(1), "{text}");
     assert!(text.contains("like it are: default/echo"), "{text}");
     assert_eq!(asked("a/b/c").0, Some(2));
+}
+
+#[test]
+fn top_shows_the_service_that_has_work_and_slis_that_all_is_well() {
+    needs_node!();
+    let scene = Scene::new();
+    let service = grpc_service(Family::V4);
+    scene.publish(&service, &PODS);
+    let agent = scene.agent(&[]);
+    let top = || {
+        let output = agent.command(&["top", "--once", "--interval", "200ms"]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    assert!(top().starts_with("0 of 1 Service ports busy"), "{}", top());
+    let _endpoints = scene.grpc(Family::V4, PODS);
+    let target = SocketAddr::new(service.ip(Family::V4), SERVICE_PORT);
+    let load = Load::unary(target, 1).start(scene.client());
+    load.advance(100);
+    let text = top();
+    load.stop().without_failure();
+    assert!(text.starts_with("1 of 1 Service ports busy"), "{text}");
+    assert!(text.contains(" default/echo"), "{text}");
+    assert!(!text.contains('\u{1b}'), "no control codes where there is no terminal: {text}");
+    let slis = page(&agent, "/metrics/slis");
+    assert!(
+        slis.contains("kubernetes_healthcheck{name=\"streamvs\",type=\"healthz\"} 1"),
+        "{slis}"
+    );
 }
 
 fn write(file: &Path, ipvs: &str, metrics: &str) {

@@ -318,7 +318,24 @@ pub const PROCESS_START: Metric = gauge(
     "When the process started, in seconds since the epoch.",
 );
 
-/// All of them.
+/// The last answer of a probe, under `/metrics/slis`.
+pub const HEALTHCHECK: Metric = gauge(
+    "kubernetes_healthcheck",
+    &["name", "type"],
+    "Whether the last answer of /healthz or /livez was 200.",
+);
+
+/// Answers of the probes, under `/metrics/slis`.
+pub const HEALTHCHECKS: Metric = counter(
+    "kubernetes_healthchecks_total",
+    &["name", "type", "status"],
+    "Answers of /healthz and /livez by outcome.",
+);
+
+/// Those of `/metrics/slis`.
+pub const SLIS: &[Metric] = &[HEALTHCHECK, HEALTHCHECKS];
+
+/// All of `/metrics`.
 pub const ALL: &[Metric] = &[
     CONNECTIONS,
     ACTIVE_CONNECTIONS,

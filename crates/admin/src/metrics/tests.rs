@@ -9,10 +9,11 @@ use streamvs_balance::Unit;
 use streamvs_table::{Family, Protocol, Usability};
 
 use super::*;
+use crate::health::Probe;
 use crate::testing::{
     admin, endpoint, give, only_elsewhere, plan, server, service, shop, use_everything,
 };
-use crate::{Admin, Moment, TableSource};
+use crate::{Admin, Moment, NodeState, TableSource};
 
 /// One line: metric name as written, labels, value.
 #[derive(Clone, Debug, PartialEq)]
@@ -194,7 +195,7 @@ fn the_source_in_use_and_broken_watches_are_told() {
     ] {
         assert_eq!(exposition.value(name, &[(label, value)]), wanted, "{name} {value}");
     }
-    let answer = admin.health.answer(crate::health::Probe::Livez, Moment::now());
+    let answer = admin.health.answer(Probe::Livez, Moment::now());
     assert!(answer.body.ends_with(r#""tableSource":"state"}"#), "{}", answer.body);
 }
 
@@ -378,7 +379,7 @@ fn probes_and_syncs_are_shown_under_kube_proxys_names() {
     let now = Moment { wall: "2026-01-19T10:32:02.5Z".parse().unwrap(), ..Moment::now() };
     admin.health.queued(Family::V4, now);
     admin.health.applied(Family::V4, now);
-    admin.health.answer(crate::health::Probe::Healthz, now);
+    admin.health.answer(Probe::Healthz, now);
     let after = Exposition::of(&admin);
     let time = Some(1_768_818_722.5);
     assert_eq!(after.value("kubeproxy_sync_proxy_rules_last_timestamp_seconds", &v4), time);
@@ -388,12 +389,40 @@ fn probes_and_syncs_are_shown_under_kube_proxys_names() {
 }
 
 #[test]
+fn slis_tell_of_each_answer_and_of_the_last() {
+    let health = Arc::new(Health::new(crate::health::DEFAULT_TIMEOUT, NodeState::Absent));
+    let samples = |health: &Arc<Health>| -> Vec<String> {
+        let text = slis(Arc::clone(health));
+        text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect()
+    };
+    assert_eq!(samples(&health), [""; 0], "nobody has asked");
+    for probe in [Probe::Healthz, Probe::Healthz, Probe::Livez] {
+        health.answer(probe, Moment::now());
+    }
+    health.set_node(NodeState::Untracked);
+    health.answer(Probe::Healthz, Moment::now());
+    assert_eq!(
+        samples(&health),
+        [
+            r#"kubernetes_healthcheck{name="streamvs",type="healthz"} 1"#,
+            r#"kubernetes_healthcheck{name="streamvs",type="livez"} 1"#,
+            r#"kubernetes_healthchecks_total{name="streamvs",type="healthz",status="success"} 1"#,
+            r#"kubernetes_healthchecks_total{name="streamvs",type="healthz",status="error"} 2"#,
+            r#"kubernetes_healthchecks_total{name="streamvs",type="livez",status="success"} 1"#,
+        ]
+    );
+    health.set_node(NodeState::Absent);
+    health.answer(Probe::Healthz, Moment::now());
+    assert_eq!(samples(&health)[0], r#"kubernetes_healthcheck{name="streamvs",type="healthz"} 0"#);
+}
+
+#[test]
 fn docs_list_exactly_the_catalogue() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/metrics.md");
     let docs = std::fs::read_to_string(path).unwrap();
     // Rows are: | `name` | type | `label`, `label` | meaning | in kube-proxy |
     let mut documented = BTreeMap::new();
-    let of_metrics = ["| `streamvs_", "| `kubeproxy_", "| `process_"];
+    let of_metrics = ["| `streamvs_", "| `kubeproxy_", "| `process_", "| `kubernetes_"];
     let is_row = |line: &&str| of_metrics.iter().any(|start| line.starts_with(start));
     for row in docs.lines().filter(is_row) {
         let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
@@ -407,6 +436,7 @@ fn docs_list_exactly_the_catalogue() {
     }
     let catalogued: BTreeMap<_, _> = catalogue::ALL
         .iter()
+        .chain(catalogue::SLIS)
         .map(|metric| (metric.name, (metric.kind.as_str(), metric.labels.to_vec())))
         .collect();
     assert_eq!(documented, catalogued);
@@ -414,7 +444,7 @@ fn docs_list_exactly_the_catalogue() {
 
 #[test]
 fn names_follow_the_rules_of_prometheus() {
-    for metric in catalogue::ALL {
+    for metric in catalogue::ALL.iter().chain(catalogue::SLIS) {
         let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
         assert!(metric.name.chars().all(plain), "{}", metric.name);
         let counter = matches!(metric.kind, MetricType::Counter);

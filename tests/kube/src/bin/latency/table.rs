@@ -18,27 +18,28 @@ pub(crate) struct Row {
     pub(crate) services: usize,
     pub(crate) endpoints: usize,
     pub(crate) kind: Kind,
-    /// From the start of the process to the first call that was answered, or as long as anybody
-    /// waited for that.
-    pub(crate) start: Duration,
-    /// None when there was no such call.
-    pub(crate) measured: Option<Measured>,
+    /// From the start of the process to the first call that was answered. None: nobody waited so
+    /// long.
+    pub(crate) start: Option<Duration>,
+    /// Or what did not come in time.
+    pub(crate) latency: Result<Latency, String>,
+    /// Processor time until it had nothing to do any more after its start, or until nobody waited
+    /// any more.
+    pub(crate) start_cpu: Duration,
+    /// Processor time of a change, without calls.
+    pub(crate) per_change: Option<Duration>,
+    /// Memory at the end.
+    pub(crate) resident: u64,
 }
 
-/// What came after the first call.
-pub(crate) struct Measured {
-    /// Processor time until it had nothing to do any more after its start.
-    pub(crate) start_cpu: Duration,
+/// How soon changes are in use.
+pub(crate) struct Latency {
     /// From the write to a watcher's event.
     pub(crate) to_event: Quantiles,
     /// From the write to the first call on the new endpoint.
     pub(crate) to_call: Quantiles,
     /// From the watcher's event to that call.
     pub(crate) event_to_call: Quantiles,
-    /// Processor time of a change, without calls.
-    pub(crate) per_change: Duration,
-    /// Memory at the end.
-    pub(crate) resident: u64,
     /// Calls that failed while endpoints changed.
     pub(crate) failed: u64,
 }
@@ -71,20 +72,21 @@ impl fmt::Display for Quantiles {
 impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "| {} / {} | {} ", self.services, self.endpoints, self.kind)?;
-        let Some(measured) = &self.measured else {
-            return write!(f, "| not within {} s | | | | | | | |", self.start.as_secs());
-        };
+        let start = |start: Duration| format!("{:.2} s", start.as_secs_f64());
+        write!(f, "| {} ", self.start.map_or_else(|| "-".to_owned(), start))?;
+        match &self.latency {
+            Ok(Latency { to_event, to_call, event_to_call, failed }) => {
+                write!(f, "| {to_event} | {to_call} | {event_to_call} | {failed} ")?;
+            }
+            Err(what) => write!(f, "| {what} | - | - | - ")?,
+        }
+        let per_change = |change: Duration| format!("{:.1} ms", change.as_secs_f64() * 1000.0);
         write!(
             f,
-            "| {:.2} s | {} | {} | {} | {} | {:.2} s | {:.1} ms | {:.0} MiB |",
-            self.start.as_secs_f64(),
-            measured.to_event,
-            measured.to_call,
-            measured.event_to_call,
-            measured.failed,
-            measured.start_cpu.as_secs_f64(),
-            measured.per_change.as_secs_f64() * 1000.0,
-            measured.resident as f64 / (1 << 20) as f64,
+            "| {:.2} s | {} | {:.0} MiB |",
+            self.start_cpu.as_secs_f64(),
+            self.per_change.map_or_else(|| "-".to_owned(), per_change),
+            self.resident as f64 / (1 << 20) as f64,
         )
     }
 }
