@@ -108,7 +108,7 @@ async fn plain(
     if hello.is_some_and(|hello| hello.offers_h2) {
         record.server().stats().tls_h2.inc();
     }
-    let Dialled { socket, choice, sent_count } =
+    let Dialled { socket, choice, sent_count, .. } =
         upstream.connected(&shared.worker, route, &from_client).await?;
     choice.target().stats().connections.inc();
     record.choose(choice);

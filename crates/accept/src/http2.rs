@@ -6,7 +6,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 use streamvs_balance::Choice;
 use streamvs_detect::Prefixed;
-use streamvs_relay::connect::{Dialled, share};
+use streamvs_relay::connect::{Attempt, Dialled, share};
 use streamvs_relay::h2::switch::driver;
 use streamvs_relay::h2::{self, Engine, Outcome};
 use streamvs_relay::{Route, Worker};
@@ -53,17 +53,19 @@ async fn pool_upstream(
     let pool = worker.pool();
     match upstream {
         Upstream::Delayed(_) => None,
-        Upstream::Dialling(dialler) => dialler.into_attempt().map(|(choice, dial)| {
-            if pool.wants(choice.address()) {
-                pool.adopt_dial(choice.address(), dial);
-            }
-            choice
-        }),
-        Upstream::Connected(Dialled { socket, choice, .. }) => {
-            if pool.wants(choice.address()) {
+        Upstream::Dialling(dialler) => {
+            dialler.into_attempt().map(|Attempt { choice, leg, dial }| {
+                if pool.wants(leg) {
+                    pool.adopt_dial(leg, dial);
+                }
+                choice
+            })
+        }
+        Upstream::Connected(Dialled { socket, choice, leg, .. }) => {
+            if pool.wants(leg) {
                 share(&socket, worker.dial_options());
                 let socket = Prefixed::new(from_endpoint, socket);
-                pool.adopt(choice.address(), socket).await;
+                pool.adopt(leg, socket).await;
             }
             Some(choice)
         }
@@ -78,15 +80,17 @@ fn switch_upstream(
 ) -> Option<Choice> {
     match upstream {
         Upstream::Delayed(_) => None,
-        Upstream::Dialling(dialler) => dialler.into_attempt().map(|(choice, dial)| {
-            if driver::wants(worker, choice.address()) {
-                driver::adopt_dial(worker, choice.address(), dial);
-            }
-            choice
-        }),
-        Upstream::Connected(Dialled { socket, choice, .. }) => {
-            if driver::wants(worker, choice.address()) {
-                driver::adopt(worker, choice.address(), from_endpoint, socket);
+        Upstream::Dialling(dialler) => {
+            dialler.into_attempt().map(|Attempt { choice, leg, dial }| {
+                if driver::wants(worker, leg) {
+                    driver::adopt_dial(worker, leg, dial);
+                }
+                choice
+            })
+        }
+        Upstream::Connected(Dialled { socket, choice, leg, .. }) => {
+            if driver::wants(worker, leg) {
+                driver::adopt(worker, leg, from_endpoint, socket);
             }
             Some(choice)
         }

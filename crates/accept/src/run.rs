@@ -13,6 +13,7 @@ use std::time::Instant;
 use streamvs_balance::Plan;
 use streamvs_relay::h2::{self, Drain};
 use streamvs_relay::{Options, Worker};
+use streamvs_table::Aliases;
 use streamvs_table::publish::Reader;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
@@ -30,6 +31,8 @@ pub struct Config {
     pub listener: Listener,
     /// The table.
     pub plan: Reader<Plan>,
+    /// By which addresses endpoints are dialled for clients.
+    pub aliases: Reader<Aliases>,
     /// How captured connections tell where they were going.
     pub original_dst: Box<dyn OriginalDestination>,
     /// Where their clients are.
@@ -106,7 +109,7 @@ pub async fn run(config: Config) -> io::Result<()> {
     let port = config.listener.local_addr()?.port();
     let listener = TcpListener::from_std(config.listener.socket)?;
     let shared = Rc::new(Shared {
-        worker: Rc::new(Worker::new(config.relay, config.plan)),
+        worker: Rc::new(Worker::new(config.relay, config.plan, config.aliases)),
         original_dst: config.original_dst,
         origin: config.origin,
         on_refused: config.on_refused,
@@ -166,6 +169,6 @@ async fn reap(worker: Rc<Worker>) {
     let mut interval = tokio::time::interval(limits::REAP_INTERVAL);
     loop {
         interval.tick().await;
-        worker.pool().reap(Instant::now(), h2::settings::UPSTREAM_IDLE);
+        worker.pool().reap(Instant::now());
     }
 }

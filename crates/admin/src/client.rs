@@ -47,6 +47,15 @@ pub async fn explanation(socket: &Path, namespace: &str, name: &str) -> Result<E
         .map_err(|source| Error::BadAnswer { path: socket.to_owned(), source })
 }
 
+/// Asks the agent behind the socket for its metrics, in their text form.
+///
+/// # Errors
+///
+/// As [`fetch`].
+pub async fn metrics_page(socket: &Path) -> Result<String, Error> {
+    Ok(String::from_utf8_lossy(&get(socket, "/metrics").await?).into_owned())
+}
+
 async fn get(socket: &Path, target: &str) -> Result<Bytes, Error> {
     let path = || PathBuf::from(socket);
     match timeout(TIMEOUT, exchange(socket, target)).await {

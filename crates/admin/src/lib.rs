@@ -29,6 +29,7 @@ use std::sync::Arc;
 use streamvs_balance::Plan;
 use streamvs_table::publish::Reader;
 
+pub use client::metrics_page;
 pub use error::Error;
 pub use health::{Health, Moment, NodeState, TableSource};
 pub use metrics::{NodeMetrics, Refusal, Sync};

@@ -2,14 +2,14 @@
 
 use std::fmt;
 
-use streamvs_table::Family;
+use streamvs_table::{Alias, Aliases, Family};
 
 use crate::capture::{self, Extent};
 use crate::cleanup::{remove_flavour, remove_sets};
 use crate::ipset::Ipset;
 use crate::nft::{self, Nft};
 use crate::tools::{Flavour, Iptables};
-use crate::{Config, Desired, Error, Repair};
+use crate::{Config, Desired, Error, Obstacle, Repair};
 
 /// Which of the two.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -81,6 +81,25 @@ impl Capture {
         match &self.by {
             By::Iptables(by) => Method::Iptables(by.flavour()),
             By::Nftables(_) => Method::Nftables,
+        }
+    }
+
+    /// The aliases in force: dialling from them shows the client to the endpoint.
+    pub fn aliases(&self) -> Aliases {
+        match &self.by {
+            By::Iptables(by) => by.aliases(),
+            By::Nftables(_) => Aliases::default(),
+        }
+    }
+
+    /// The aliases asked for that are not in force, and why.
+    pub fn obstacles(&self) -> Vec<(Alias, Obstacle)> {
+        match &self.by {
+            By::Iptables(by) => by.obstacles(),
+            By::Nftables(_) => {
+                let aliases = self.desired.aliases.iter();
+                aliases.map(|alias| (*alias, Obstacle::ByNftables)).collect()
+            }
         }
     }
 

@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 
 use ipnet::IpNet;
-use streamvs_table::{Family, PerFamily};
+use streamvs_table::{Alias, Aliases, Family, PerFamily};
 
+use crate::alias::{self, Obstacle};
 use crate::cleanup::remove_flavour;
 use crate::created::{self, Made};
 use crate::error::ConfigError;
@@ -46,8 +47,10 @@ impl Config {
         Ok(())
     }
 
+    /// The rules of a family, without aliases.
     pub(crate) fn ruleset(&self, family: Family) -> Ruleset {
-        Ruleset { family, listen_port: self.listen_port, mark: self.mark, gate: self.gate }
+        let Self { listen_port, mark, gate, .. } = *self;
+        Ruleset { family, listen_port, mark, gate, aliases: Vec::new() }
     }
 }
 
@@ -63,12 +66,16 @@ pub(crate) struct Capture {
     families: Vec<Family>,
     /// For each family and table, what the install created around our rules.
     made: PerFamily<[Made; 2]>,
-    /// How the kernel shows our rules; none until they are committed.
-    printed: PerFamily<Option<Printed>>,
+    /// The rules committed last, and how the kernel shows them.
+    printed: PerFamily<Option<(Ruleset, Printed)>>,
     desired: Desired,
     /// What the sets hold, unless someone else changed them.
     contents: Contents,
     gate_open: bool,
+    /// The aliases asked for, and what keeps them from being used.
+    aliases: Vec<(Alias, Option<Obstacle>)>,
+    /// Families whose rules the kernel takes only without aliases, and what it says else.
+    untranslatable: PerFamily<Option<String>>,
 }
 
 impl Capture {
@@ -90,6 +97,8 @@ impl Capture {
             desired: desired.clone(),
             contents: Contents::new(),
             gate_open: true,
+            aliases: Vec::new(),
+            untranslatable: PerFamily::default(),
         };
         capture.recall_or_probe().await?;
         capture.settle().await?;
@@ -102,9 +111,36 @@ impl Capture {
         self.iptables.flavour()
     }
 
+    /// The aliases in force: dialling from them shows the client to the endpoint.
+    pub(crate) fn aliases(&self) -> Aliases {
+        let free = |(alias, obstacle): &(Alias, Option<Obstacle>)| {
+            let translatable = self.untranslatable.get(alias.family()).is_none();
+            let captured = self.families.contains(&alias.family());
+            (obstacle.is_none() && translatable && captured).then_some(*alias)
+        };
+        Aliases::new(self.aliases.iter().filter_map(free))
+    }
+
+    /// The aliases asked for that are not in force, and why.
+    pub(crate) fn obstacles(&self) -> Vec<(Alias, Obstacle)> {
+        let obstacle = |(alias, obstacle): &(Alias, Option<Obstacle>)| {
+            let refused = || {
+                let message = self.untranslatable.get(alias.family()).clone()?;
+                Some(Obstacle::Untranslatable { message })
+            };
+            Some((*alias, obstacle.clone().or_else(refused)?))
+        };
+        self.aliases.iter().filter_map(obstacle).collect()
+    }
+
     /// See [`Capture::update`](crate::Capture::update): one run of `ipset`.
     pub(crate) async fn update(&mut self, desired: &Desired) -> Result<(), Error> {
         let routed = (self.addresses(), self.ranges());
+        if self.desired.aliases != desired.aliases {
+            self.desired = desired.clone();
+            self.untranslatable = PerFamily::default();
+            return self.settle().await.map(drop);
+        }
         self.desired = desired.clone();
         if (self.addresses(), self.ranges()) != routed {
             self.settle_routes().await?;
@@ -165,6 +201,7 @@ impl Capture {
     /// Looks everything over and mends it: sets before routes before rules.
     async fn settle(&mut self) -> Result<Vec<Repair>, Error> {
         let mut repairs = self.settle_sets().await?;
+        self.aliases = alias::examine(&self.desired.aliases).await?;
         let routes = self.settle_routes().await?;
         repairs.extend(routes.into_iter().map(|network| Repair::Route { network }));
         for family in self.families.clone() {
@@ -207,20 +244,52 @@ impl Capture {
             families: &self.families,
             ranges: self.ranges(),
             addresses: self.addresses(),
+            aliases: self.aliases().iter().map(Alias::aliases).collect(),
         })
         .await
     }
 
+    fn ruleset(&self, family: Family) -> Ruleset {
+        let aliases = self.aliases();
+        let aliases = aliases.iter().copied().filter(|alias| alias.family() == family).collect();
+        Ruleset { aliases, ..self.config.ruleset(family) }
+    }
+
+    /// Puts a family's rules in place; without aliases where it takes that.
     async fn settle_rules(
         &mut self,
         family: Family,
         repairs: &mut Vec<Repair>,
     ) -> Result<(), Error> {
-        let ruleset = self.config.ruleset(family);
+        match self.commit_rules(family, repairs).await {
+            Err(Error::Failed { stderr, .. })
+                if self.aliases().iter().any(|alias| alias.family() == family) =>
+            {
+                *self.untranslatable.get_mut(family) = Some(stderr.trim().to_owned());
+                let committed = self.commit_rules(family, repairs).await;
+                match committed {
+                    Ok(()) => drop(self.settle_routes().await?),
+                    // It was not because of the aliases.
+                    Err(_) => *self.untranslatable.get_mut(family) = None,
+                }
+                committed
+            }
+            done => done,
+        }
+    }
+
+    async fn commit_rules(
+        &mut self,
+        family: Family,
+        repairs: &mut Vec<Repair>,
+    ) -> Result<(), Error> {
+        let ruleset = self.ruleset(family);
         let mut differs = Chain::Capture;
         for attempt in 1..=ATTEMPTS {
             let listings = self.iptables.read_both(family).await?;
-            if let Some(printed) = self.printed.get(family) {
+            if let Some((committed, printed)) = self.printed.get(family)
+                && *committed == ruleset
+            {
                 let damage = listing::compare(printed, &listings);
                 if damage.is_empty() {
                     return Ok(());
@@ -238,7 +307,7 @@ impl Capture {
             let committed = self.iptables.restore(family, &text).await;
             match listing::learn(&ruleset, &self.iptables.read_both(family).await?) {
                 Ok(printed) if committed.is_ok() => {
-                    *self.printed.get_mut(family) = Some(printed);
+                    *self.printed.get_mut(family) = Some((ruleset, printed));
                     return Ok(());
                 }
                 Ok(_) => {}

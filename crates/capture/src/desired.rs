@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use streamvs_table::{AddressKind, Disposition, Family, Protocol, Snapshot};
+use streamvs_table::{AddressKind, Alias, Disposition, Family, Protocol, Snapshot};
 
 /// Which service addresses are captured, refused and dropped. Pure data; endpoints are no part of
 /// it, so that their coming and going programs nothing here.
@@ -22,11 +22,14 @@ pub struct Desired {
     pub drop: BTreeSet<(IpAddr, u16, Protocol)>,
     /// Service ranges of the cluster that were learnt while running, besides those configured.
     pub ranges: BTreeSet<IpNet>,
+    /// By which clients are to be seen, one for each range of clients; [`crate::Capture::aliases`]
+    /// says which are in force.
+    pub aliases: BTreeSet<Alias>,
 }
 
 impl Desired {
     /// What a snapshot asks for: balanced TCP is captured, balanced UDP and SCTP are left alone,
-    /// and the other dispositions hold for every protocol. It knows no ranges.
+    /// and the other dispositions hold for every protocol. It knows no ranges and no aliases.
     ///
     /// Addresses that no packet can have as destination (unspecified address, port 0) are left
     /// out: the kernel's sets refuse them, and one bad manifest must not stop all the others.
@@ -150,6 +153,7 @@ mod tests {
                 .into(),
                 drop: [(ip("10.96.0.3"), 80, Protocol::Tcp)].into(),
                 ranges: BTreeSet::new(),
+                aliases: BTreeSet::new(),
             }
         );
         assert_eq!(desired.addresses(Family::V6), [ip("fd00:96::1"), ip("fd00:96::4")].into());

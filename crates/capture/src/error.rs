@@ -80,6 +80,8 @@ pub enum ConfigError {
 /// What was done with a route when it failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RouteAttempt {
+    /// All interfaces were read.
+    Links,
     /// All routes of a family were read.
     Dump(Family),
     /// The kernel was asked for the way to an address.
@@ -129,6 +131,7 @@ impl fmt::Display for ConfigError {
 impl fmt::Display for RouteAttempt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Links => f.write_str("read the interfaces"),
             Self::Dump(family) => write!(f, "read the {family} routes"),
             Self::Lookup(address) => write!(f, "look up the route to {address}"),
             Self::Add(network) => write!(f, "add the route to {network}"),

@@ -41,6 +41,12 @@
 //!            v                          v
 //!         onwards                  the listener: original_destination() = 10.96.0.1:80
 //!
+//!  from a socket of ours, bound to a client's alias
+//!  SYN 198.18.0.10 -> 10.244.2.11:9000
+//!    filter OUTPUT, routing, then nat POSTROUTING
+//!      1. STREAMVS-ALIAS
+//!           from an alias, with our mark: the client's address takes its place (NETMAP)
+//!
 //!  STREAMVS-REFUSE, for the first packet of a connection:
 //!    in streamvs-reject4/6: TCP reset, or "port unreachable"    in streamvs-drop4/6: silence
 //! ```
@@ -78,6 +84,14 @@
 //!   "network unreachable" in STREAMVS-FORWARD; without that it would go round `lo` until its TTL
 //!   ends.
 //!
+//! - **Endpoints see the client.** The relay dials for a client of [`Desired::aliases`] from its
+//!   alias, which one route makes the node's own (`ip route add local 198.18.0.0/24 dev lo`), and
+//!   connection tracking translates both ways: nothing else is needed for answers to come back,
+//!   and it finds another port where the client has a connection with the same one. Only sockets
+//!   with our mark are translated, so that no pod passes for another by taking an alias as source.
+//!   Programs that look at the node's OUTPUT chain see the alias, everybody behind it the client.
+//!   What keeps an alias from being used is told as an [`Obstacle`].
+//!
 //! # What others may rely on
 //!
 //! The names `STREAMVS-*` (chains), `streamvs*` (sets, nftables tables) and route protocol 83 are ours in any
@@ -89,8 +103,10 @@
 //! When something fails, what is in place stays in place: stale capture serves old Services
 //! rather than none. Audits ([`Capture::audit`]) find and mend what others flushed.
 
+mod alias;
 mod backend;
 mod capture;
+mod check;
 mod cleanup;
 mod command;
 mod created;
@@ -108,8 +124,10 @@ mod ruleset;
 mod sets;
 mod tools;
 
+pub use alias::Obstacle;
 pub use backend::{Backend, Capture, Method};
 pub use capture::Config;
+pub use check::{Finding, Verdict, check};
 pub use cleanup::cleanup;
 pub use desired::Desired;
 pub use error::{ConfigError, Error, RouteAttempt};

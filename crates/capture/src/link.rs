@@ -28,7 +28,7 @@ use crate::{Error, ruleset};
 pub const PROTOCOL: u8 = 0x53;
 
 /// `lo` has this index in every network namespace (`LOOPBACK_IFINDEX` of the kernel).
-const LOOPBACK: u32 = 1;
+pub(crate) const LOOPBACK: u32 = 1;
 
 /// The kernel's table of local addresses (`RT_TABLE_LOCAL`).
 const TABLE_LOCAL: u32 = 255;
@@ -66,9 +66,11 @@ pub(crate) struct Wanted<'a> {
     pub(crate) ranges: BTreeSet<IpNet>,
     /// Service addresses; those outside the ranges are looked after one by one.
     pub(crate) addresses: BTreeSet<IpAddr>,
+    /// What stands for clients, and is to be the node's own.
+    pub(crate) aliases: BTreeSet<IpNet>,
 }
 
-/// Makes our routes what they should be: the listener's addresses, the ranges and single service
+/// Makes our routes what they should be: the listener's addresses, the aliases, the ranges and single service
 /// addresses that nothing else routes, and no others. A route once added stays while it is wanted,
 /// also when another way appears. Returns what was added.
 ///
@@ -92,14 +94,19 @@ async fn settle_family(
 ) -> Result<Vec<IpNet>, Error> {
     let tables = read(handle, family).await?;
     let candidates = candidates(family, wanted);
-    let listener = Route { network: ruleset::listener(family).into(), kind: Kind::Local };
-    let keep = |route: &Route| *route == listener || candidates.contains(route);
+    let listener: IpNet = ruleset::listener(family).into();
+    let aliases = wanted.aliases.iter().copied().filter(|net| Family::of(net.addr()) == family);
+    let local: BTreeSet<Route> =
+        aliases.chain([listener]).map(|network| Route { network, kind: Kind::Local }).collect();
+    let keep = |route: &Route| local.contains(route) || candidates.contains(route);
     for route in tables.ours.iter().filter(|route| !keep(route)) {
         delete(handle, *route).await?;
     }
     let mut added = Vec::new();
-    if !tables.ours.contains(&listener) && add(handle, listener).await? {
-        added.push(listener.network);
+    for route in local.difference(&tables.ours) {
+        if add(handle, *route).await? {
+            added.push(route.network);
+        }
     }
     for route in candidates.difference(&tables.ours) {
         let single = route.network.prefix_len() == route.network.max_prefix_len();
@@ -147,7 +154,9 @@ pub(crate) async fn remove() -> Result<Vec<IpNet>, Error> {
 }
 
 /// Opens a route socket for `work` and drives it meanwhile, without a task of its own.
-async fn converse<T>(work: impl AsyncFnOnce(&Handle) -> Result<T, Error>) -> Result<T, Error> {
+pub(crate) async fn converse<T>(
+    work: impl AsyncFnOnce(&Handle) -> Result<T, Error>,
+) -> Result<T, Error> {
     let (connection, handle, _messages) =
         rtnetlink::new_connection().map_err(Error::RouteSocket)?;
     let talk = async {
@@ -165,20 +174,30 @@ async fn converse<T>(work: impl AsyncFnOnce(&Handle) -> Result<T, Error>) -> Res
 }
 
 async fn read(handle: &Handle, family: Family) -> Result<Tables, Error> {
+    let mut tables = Tables { ours: BTreeSet::new(), has_default: false };
+    dump(handle, family, |message| tables.note(message, family)).await?;
+    Ok(tables)
+}
+
+/// Shows every route of a family, in whatever table, to `note`.
+pub(crate) async fn dump(
+    handle: &Handle,
+    family: Family,
+    mut note: impl FnMut(&RouteMessage),
+) -> Result<(), Error> {
     let request = match family {
         Family::V4 => RouteMessageBuilder::<std::net::Ipv4Addr>::new().build(),
         Family::V6 => RouteMessageBuilder::<std::net::Ipv6Addr>::new().build(),
     };
     let attempt = RouteAttempt::Dump(family);
-    let mut tables = Tables { ours: BTreeSet::new(), has_default: false };
     let mut dump = Box::pin(handle.route().get(request).execute());
     loop {
         match dump.try_next().await {
-            Ok(Some(message)) => tables.note(&message, family),
-            Ok(None) => return Ok(tables),
+            Ok(Some(message)) => note(&message),
+            Ok(None) => return Ok(()),
             // A kernel without IPv6 has no such routes.
             Err(error) if is(&error, &[nix::libc::EOPNOTSUPP, nix::libc::EAFNOSUPPORT]) => {
-                return Ok(tables);
+                return Ok(());
             }
             Err(source) => return Err(Error::Route { attempt, source }),
         }
@@ -195,22 +214,27 @@ impl Tables {
         if header.protocol != RouteProtocol::Other(PROTOCOL) {
             return;
         }
-        let address = message.attributes.iter().find_map(|attribute| match attribute {
-            RouteAttribute::Destination(RouteAddress::Inet(ip)) => Some(IpAddr::from(*ip)),
-            RouteAttribute::Destination(RouteAddress::Inet6(ip)) => Some(IpAddr::from(*ip)),
-            _ => None,
-        });
-        let unspecified = match family {
-            Family::V4 => IpAddr::from(std::net::Ipv4Addr::UNSPECIFIED),
-            Family::V6 => IpAddr::from(std::net::Ipv6Addr::UNSPECIFIED),
-        };
-        let address = address.unwrap_or(unspecified);
-        if let Ok(network) = IpNet::new(address, header.destination_prefix_length) {
+        if let Some(network) = destination(message, family) {
             let local = header.kind == RouteType::Local;
             let kind = if local { Kind::Local } else { Kind::Reachable };
             self.ours.insert(Route { network, kind });
         }
     }
+}
+
+/// Where a route leads. None: the kernel says something impossible.
+pub(crate) fn destination(message: &RouteMessage, family: Family) -> Option<IpNet> {
+    let address = message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Destination(RouteAddress::Inet(ip)) => Some(IpAddr::from(*ip)),
+        RouteAttribute::Destination(RouteAddress::Inet6(ip)) => Some(IpAddr::from(*ip)),
+        _ => None,
+    });
+    let unspecified = match family {
+        Family::V4 => IpAddr::from(std::net::Ipv4Addr::UNSPECIFIED),
+        Family::V6 => IpAddr::from(std::net::Ipv6Addr::UNSPECIFIED),
+    };
+    let length = message.header.destination_prefix_length;
+    IpNet::new(address.unwrap_or(unspecified), length).ok()
 }
 
 fn message(route: Route) -> RouteMessage {
@@ -301,6 +325,7 @@ mod tests {
             addresses: ["10.96.0.1", "10.200.0.1", "fd00:96::1", "fd00:97::1"]
                 .map(|text| text.parse().expect("an address"))
                 .into(),
+            aliases: BTreeSet::new(),
         };
         let networks = |family| {
             candidates(family, &wanted).into_iter().map(|route| route.network).collect::<Vec<_>>()

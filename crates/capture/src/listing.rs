@@ -176,6 +176,16 @@ pub(crate) fn compare(printed: &Printed, listings: &BTreeMap<Table, Listing>) ->
     damage
 }
 
+/// What is wrong with a jump, as far as that shows without knowing how it was written.
+pub(crate) fn jump_damage(table: Table, listing: &Listing, jump: Jump) -> Option<JumpDamage> {
+    let rules = listing.rules(jump.hook.as_str()).unwrap_or_default();
+    match find(rules, jump).as_slice() {
+        [] => Some(JumpDamage::Missing),
+        [at] => is_late(table, &rules[..*at]).then_some(JumpDamage::Late),
+        _ => Some(JumpDamage::Repeated),
+    }
+}
+
 fn find(rules: &[String], jump: Jump) -> Vec<usize> {
     let leads = |rule: &String| target(rule) == Some(jump.chain.as_str());
     rules.iter().enumerate().filter(|(_, rule)| leads(rule)).map(|(at, _)| at).collect()
@@ -188,8 +198,8 @@ fn find(rules: &[String], jump: Jump) -> Vec<usize> {
 /// on the first place, and two programs that both do would move their rules for ever.
 fn is_late(table: Table, before: &[String]) -> bool {
     before.iter().filter_map(|rule| target(rule)).any(|target| match target {
-        "ACCEPT" | "DROP" | "REJECT" | "RETURN" | "DNAT" | "REDIRECT" | "NETMAP" | "QUEUE"
-        | "NFQUEUE" => true,
+        "ACCEPT" | "DROP" | "REJECT" | "RETURN" | "DNAT" | "REDIRECT" | "NETMAP" | "MASQUERADE"
+        | "SNAT" | "QUEUE" | "NFQUEUE" => true,
         chain => table == Table::Nat && chain.starts_with("KUBE-"),
     })
 }

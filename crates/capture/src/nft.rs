@@ -182,6 +182,7 @@ impl Capture {
             families: &self.families,
             ranges: self.ranges(),
             addresses: self.addresses(),
+            aliases: BTreeSet::new(),
         })
         .await
     }

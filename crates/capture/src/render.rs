@@ -109,12 +109,14 @@ fn written(ruleset: &Ruleset, chain: Chain, rule: &Rule) -> String {
         }
         in_tcp = is_tcp;
         match condition {
+            Condition::Source(network) => push(&format!("-s {network}")),
             Condition::Destination(address) => push(&format!("-d {}", IpNet::from(*address))),
             Condition::LeavesByLoopback => push("-o lo"),
             Condition::Tcp => push("-p tcp"),
             Condition::Port(port) => push(&format!("--dport {port}")),
             Condition::Opening => push("--tcp-flags FIN,SYN,RST,ACK SYN"),
             Condition::WithoutMark(mark) => push(&format!("-m mark ! --mark {mark:#x}/{mark:#x}")),
+            Condition::WithMark(mark) => push(&format!("-m mark --mark {mark:#x}/{mark:#x}")),
             Condition::New => push("-m conntrack --ctstate NEW"),
             Condition::Translated => push("-m conntrack --ctstate DNAT"),
             Condition::In(purpose) => {
@@ -125,6 +127,7 @@ fn written(ruleset: &Ruleset, chain: Chain, rule: &Rule) -> String {
     push(&format!("-m comment --comment \"{}\"", rule.comment));
     match rule.verdict {
         Verdict::Redirect(to) => push(&format!("-j DNAT --to-destination {to}")),
+        Verdict::From(network) => push(&format!("-j NETMAP --to {network}")),
         Verdict::Accept => push("-j ACCEPT"),
         Verdict::Reset => push("-j REJECT --reject-with tcp-reset"),
         Verdict::PortUnreachable => push(match ruleset.family {

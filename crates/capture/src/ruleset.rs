@@ -6,7 +6,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use streamvs_table::Family;
+use ipnet::IpNet;
+use streamvs_table::{Alias, Family};
 
 use crate::sets::{Purpose, SetName};
 
@@ -66,10 +67,13 @@ pub(crate) enum Chain {
     Refuse,
     /// From PREROUTING and OUTPUT: sends service connections to the listener.
     Capture,
+    /// From POSTROUTING: lets our own connections leave with the client's address.
+    Alias,
 }
 
 impl Chain {
-    pub(crate) const ALL: [Self; 4] = [Self::Input, Self::Forward, Self::Refuse, Self::Capture];
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Input, Self::Forward, Self::Refuse, Self::Capture, Self::Alias];
 
     pub(crate) fn as_str(self) -> &'static str {
         match self {
@@ -77,13 +81,14 @@ impl Chain {
             Self::Forward => "STREAMVS-FORWARD",
             Self::Refuse => "STREAMVS-REFUSE",
             Self::Capture => "STREAMVS-CAPTURE",
+            Self::Alias => "STREAMVS-ALIAS",
         }
     }
 
     pub(crate) fn table(self) -> Table {
         match self {
             Self::Input | Self::Forward | Self::Refuse => Table::Filter,
-            Self::Capture => Table::Nat,
+            Self::Capture | Self::Alias => Table::Nat,
         }
     }
 }
@@ -105,12 +110,13 @@ impl Jump {
     }
 }
 
-const JUMPS: [Jump; 5] = [
+const JUMPS: [Jump; 6] = [
     Jump { hook: Hook::Input, chain: Chain::Input },
     Jump { hook: Hook::Forward, chain: Chain::Forward },
     Jump { hook: Hook::Output, chain: Chain::Refuse },
     Jump { hook: Hook::Prerouting, chain: Chain::Capture },
     Jump { hook: Hook::Output, chain: Chain::Capture },
+    Jump { hook: Hook::Postrouting, chain: Chain::Alias },
 ];
 
 /// A chain of the kernel.
@@ -120,6 +126,7 @@ pub(crate) enum Hook {
     Input,
     Forward,
     Output,
+    Postrouting,
 }
 
 impl Hook {
@@ -129,6 +136,7 @@ impl Hook {
             Self::Input => "INPUT",
             Self::Forward => "FORWARD",
             Self::Output => "OUTPUT",
+            Self::Postrouting => "POSTROUTING",
         }
     }
 }
@@ -136,6 +144,8 @@ impl Hook {
 /// One test of a packet. A rule's tests must all hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Condition {
+    /// It is from this network.
+    Source(IpNet),
     /// It is addressed to this very address.
     Destination(IpAddr),
     /// It is about to leave by `lo`.
@@ -148,6 +158,8 @@ pub(crate) enum Condition {
     Opening,
     /// None of these mark bits is set: it is not from a socket of ours, or the gate is shut.
     WithoutMark(u32),
+    /// All of these mark bits are set: it is from a socket of ours.
+    WithMark(u32),
     /// It is the first of its connection.
     New,
     /// Its connection's destination was translated on this node.
@@ -161,6 +173,9 @@ pub(crate) enum Condition {
 pub(crate) enum Verdict {
     /// It and its connection go to this address instead.
     Redirect(SocketAddr),
+    /// It and its connection come from the address of this network that has the same place as
+    /// their source has in its own.
+    From(IpNet),
     /// It passes this table.
     Accept,
     /// A TCP reset answers it.
@@ -196,6 +211,8 @@ pub(crate) struct Ruleset {
     pub(crate) mark: u32,
     /// The mark bit without which nothing is captured; none: there is no gate.
     pub(crate) gate: Option<u32>,
+    /// Those of this family.
+    pub(crate) aliases: Vec<Alias>,
 }
 
 impl Ruleset {
@@ -203,7 +220,7 @@ impl Ruleset {
     pub(crate) fn rules(&self, chain: Chain) -> Vec<Rule> {
         match chain {
             Chain::Capture => self.gated(self.ungated(chain)),
-            Chain::Input | Chain::Forward | Chain::Refuse => self.ungated(chain),
+            Chain::Input | Chain::Forward | Chain::Refuse | Chain::Alias => self.ungated(chain),
         }
     }
 
@@ -226,7 +243,8 @@ impl Ruleset {
 
     fn ungated(&self, chain: Chain) -> Vec<Rule> {
         use Condition::{
-            Destination, In, LeavesByLoopback, Opening, Port, Tcp, Translated, WithoutMark,
+            Destination, In, LeavesByLoopback, Opening, Port, Source, Tcp, Translated, WithMark,
+            WithoutMark,
         };
         let port = self.listen_port;
         let listener = listener(self.family);
@@ -236,6 +254,14 @@ impl Ruleset {
                 verdict: Verdict::Redirect(SocketAddr::new(listener, port)),
                 comment: "streamvs service to the listener",
             }],
+            Chain::Alias => {
+                let rule = |alias: &Alias| Rule {
+                    when: vec![Source(alias.aliases()), WithMark(self.mark)],
+                    verdict: Verdict::From(alias.clients()),
+                    comment: "streamvs clients seen as themselves",
+                };
+                self.aliases.iter().map(rule).collect()
+            }
             Chain::Input => vec![
                 Rule {
                     when: vec![Destination(listener), Tcp, Port(port), Translated],

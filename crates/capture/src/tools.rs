@@ -238,6 +238,15 @@ impl Iptables {
         Ok(run(&binaries.iptables, &arguments, "").await?.succeeded())
     }
 
+    /// Whether an IPv4 chain is there.
+    pub(crate) async fn has_chain(&self, table: &str, chain: &str) -> bool {
+        if self.flavour == Flavour::Legacy && !legacy_table_is_loaded(Family::V4, table) {
+            return false;
+        }
+        let arguments = ["-w", LOCK_WAIT, "-t", table, "-S", chain];
+        run(&self.v4.iptables, &arguments, "").await.is_ok_and(|run| run.succeeded())
+    }
+
     async fn has_markers(&self) -> Result<bool, Error> {
         if self.flavour == Flavour::Legacy && !legacy_table_is_loaded(Family::V4, "mangle") {
             return Ok(false);
@@ -252,7 +261,7 @@ impl Iptables {
     }
 
     /// How many rules of others there are, over all tables of both families.
-    async fn count_rules(&self) -> Result<usize, Error> {
+    pub(crate) async fn count_rules(&self) -> Result<usize, Error> {
         let mut count = 0;
         for family in Family::BOTH {
             let Ok(binaries) = self.binaries(family) else { continue };

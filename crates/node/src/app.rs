@@ -17,6 +17,7 @@ use tokio::task::JoinError;
 use tokio::time::timeout;
 
 use crate::cli::RunOptions;
+use crate::client_ip::InForce;
 use crate::config::{self, Source};
 use crate::control::{Plans, Publication, Rules};
 use crate::error::Error;
@@ -84,10 +85,12 @@ async fn serve(options: RunOptions, settings: Settings, verbosity: Verbosity) ->
     let named = [&options.manifests, &options.config, &options.kubeconfig];
     privileges::give_up(named.into_iter().flatten().map(PathBuf::as_path))?;
     let (publisher, plan) = publish::channel(Arc::new(Plan::empty()));
+    let (aliases_publisher, aliases) = publish::channel(Arc::default());
     let (drain, draining) = watch::channel(false);
     let shared = workers::Shared {
         plan: plan.clone(),
-        pod_ranges: Vec::new(),
+        pod_ranges: options.pod_cidrs.clone(),
+        aliases,
         relay: config::relay(&options),
         on_refused: config::count_refusals(&metrics),
         drain: draining,
@@ -99,6 +102,7 @@ async fn serve(options: RunOptions, settings: Settings, verbosity: Verbosity) ->
     let rules = Rules {
         config: config::capture(&options, gate.as_deref().map(Gate::bit)),
         gate,
+        client_ip: InForce::new(aliases_publisher, Arc::clone(&metrics)),
         desired: desired_changed,
         sync_period,
         health: Arc::clone(&health),
@@ -116,6 +120,7 @@ async fn serve(options: RunOptions, settings: Settings, verbosity: Verbosity) ->
         metrics: Arc::clone(&metrics),
         programming,
         service_cidrs: Vec::new(),
+        client_ip: config::client_ip(&options),
     };
     let watching = async {
         match source {

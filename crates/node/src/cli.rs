@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub(crate) use run::{CaptureMode, DeadManSwitch, Http2Engine, IptablesBackend, RunOptions};
+pub(crate) use run::{
+    CaptureMode, ClientIp, DeadManSwitch, Http2Engine, IptablesBackend, RunOptions,
+};
 
 /// Where `run` and `list` meet unless told otherwise.
 const ADMIN_SOCKET: &str = "/run/streamvs/admin.sock";
@@ -36,6 +38,8 @@ pub(crate) enum Command {
     Top(TopOptions),
     /// Say which endpoints of a Service are used from this node, and why the others are not
     Explain(ExplainOptions),
+    /// Say whether this node is fit, and what to do where it is not
+    Check(CheckOptions),
     /// Remove every rule, set and route of streamvs from this node, and nothing else
     Cleanup(CleanupOptions),
 }
@@ -97,6 +101,37 @@ pub(crate) struct ExplainOptions {
     pub(crate) output: OutputFormat,
 
     /// The agent's socket
+    #[arg(long, value_name = "PATH", default_value = ADMIN_SOCKET)]
+    pub(crate) admin_socket: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CheckOptions {
+    /// Form of the output
+    #[arg(short, long, value_enum, default_value_t = OutputFormat::Text)]
+    pub(crate) output: OutputFormat,
+
+    /// Which iptables the agent shall use
+    #[arg(long, value_enum, default_value_t = IptablesBackend::Auto)]
+    pub(crate) iptables_backend: IptablesBackend,
+
+    /// The agent's port for captured connections
+    #[arg(long, value_name = "PORT", default_value_t = 15001, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) listen_port: u16,
+
+    /// Its port of /healthz
+    #[arg(long, value_name = "PORT", default_value_t = 10256)]
+    pub(crate) healthz_port: u16,
+
+    /// Its port of /metrics
+    #[arg(long, value_name = "PORT", default_value_t = 10249)]
+    pub(crate) metrics_port: u16,
+
+    /// Where network plug-ins have their configuration
+    #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d")]
+    pub(crate) cni_conf_dir: PathBuf,
+
+    /// The agent's socket, if one runs
     #[arg(long, value_name = "PATH", default_value = ADMIN_SOCKET)]
     pub(crate) admin_socket: PathBuf,
 }

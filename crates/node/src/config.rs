@@ -15,11 +15,12 @@ use streamvs_relay::h2::Engine;
 use streamvs_watch::{Access, KubernetesConfig, ManifestsConfig};
 
 use crate::cli::values::{BindAddress, MAX_SYNC_PERIOD};
-use crate::cli::{CaptureMode, DeadManSwitch, Http2Engine, IptablesBackend, RunOptions};
+use crate::cli::{CaptureMode, ClientIp, DeadManSwitch, Http2Engine, IptablesBackend, RunOptions};
+use crate::client_ip::Wish;
 use crate::error::Error;
 
 /// A bit that neither kube-proxy nor the common network plugins use.
-const DEFAULT_MARK: u32 = 0x1;
+pub(crate) const DEFAULT_MARK: u32 = 0x1;
 
 /// kube-proxy's port of health pages.
 const HEALTHZ_PORT: u16 = 10256;
@@ -108,6 +109,14 @@ pub(crate) fn capture(options: &RunOptions, gate: Option<u32>) -> Option<streamv
             IptablesBackend::Legacy => Tools::Legacy,
         },
     })
+}
+
+/// Nothing is translated without rules of ours.
+pub(crate) fn client_ip(options: &RunOptions) -> Wish {
+    let keep = options.client_ip == ClientIp::Keep
+        && options.capture != CaptureMode::None
+        && !options.masquerade_all;
+    Wish::new(keep, options.pod_cidrs.clone(), options.client_ip_ranges.clone())
 }
 
 /// Where objects are from.

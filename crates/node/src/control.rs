@@ -24,6 +24,7 @@ use streamvs_watch::{NodeStatus, Origin, Update};
 use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 
+use crate::client_ip::{InForce, Wish};
 use crate::error::Error;
 use crate::programming::Programming;
 
@@ -70,6 +71,8 @@ pub(crate) struct Publication {
     pub(crate) programming: Arc<Programming>,
     /// The service ranges the API server told of.
     pub(crate) service_cidrs: Vec<IpNet>,
+    /// Whether endpoints are to see the clients.
+    pub(crate) client_ip: Wish,
 }
 
 impl Publication {
@@ -150,7 +153,9 @@ impl Publication {
     /// Tells the kernel's writer. True: the kernel has something to do.
     fn desire(&self, snapshot: &Snapshot) -> bool {
         let ranges = self.service_cidrs.iter().copied().collect();
-        let desired = Some(Arc::new(Desired { ranges, ..Desired::from_snapshot(snapshot) }));
+        let aliases = self.client_ip.aliases(snapshot);
+        let desired = Desired { ranges, aliases, ..Desired::from_snapshot(snapshot) };
+        let desired = Some(Arc::new(desired));
         let news = *self.desired.borrow() != desired;
         self.desired.send_replace(desired);
         news
@@ -163,6 +168,7 @@ pub(crate) struct Rules {
     pub(crate) config: Option<streamvs_capture::Config>,
     /// None: captured is what the rules say, whether we live or not.
     pub(crate) gate: Option<Arc<Gate>>,
+    pub(crate) client_ip: InForce,
     pub(crate) desired: watch::Receiver<Option<Arc<Desired>>>,
     pub(crate) sync_period: Duration,
     pub(crate) health: Arc<Health>,
@@ -231,6 +237,7 @@ impl Rules {
                     let started = Instant::now();
                     let installed = Capture::install(config, &desired).await;
                     let capture = installed.map_err(Error::Capture)?;
+                    self.client_ip.show(&capture);
                     self.open_gate().await;
                     self.applied(Sync::Full, started);
                     tracing::info!(
@@ -255,8 +262,10 @@ impl Rules {
             if Arc::ptr_eq(&desired, applied) {
                 return self.applied(Sync::Partial, started);
             }
+            self.client_ip.hide_others(&desired.aliases);
             match capture.update(&desired).await {
                 Ok(()) => {
+                    self.client_ip.show(capture);
                     *applied = desired;
                     return self.applied(Sync::Partial, started);
                 }
@@ -290,7 +299,7 @@ impl Rules {
         }
     }
 
-    async fn audit(&self, capture: &mut Capture) {
+    async fn audit(&mut self, capture: &mut Capture) {
         let started = Instant::now();
         match self.gate.as_deref().map(Gate::mend) {
             None | Some(Ok(false)) => {}
@@ -302,6 +311,7 @@ impl Rules {
         }
         match capture.audit().await {
             Ok(repairs) => {
+                self.client_ip.show(capture);
                 self.synced(Sync::Full, started);
                 for repair in repairs {
                     self.metrics.capture_repaired(1);

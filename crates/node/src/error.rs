@@ -33,6 +33,8 @@ pub(crate) enum Error {
     Output(io::Error),
     /// The Service asked about is not there.
     UnknownService,
+    /// Something on this node is in the way.
+    NotFit { count: usize },
     /// A data path thread ended by itself.
     WorkerLost,
     /// The task that keeps the rules ended by itself.
@@ -69,6 +71,9 @@ impl fmt::Display for Error {
             Self::Admin(source) => write!(f, "{source}"),
             Self::Output(source) => write!(f, "cannot write: {source}"),
             Self::UnknownService => f.write_str("there is no such Service"),
+            Self::NotFit { count } => {
+                write!(f, "this node is not fit: {count} findings say fail")
+            }
             Self::WorkerLost => f.write_str("a data path thread has ended"),
             Self::RulesLost => f.write_str("the keeper of the capture rules has ended"),
         }
@@ -90,7 +95,7 @@ impl std::error::Error for Error {
             Self::Capture(source) => Some(source),
             Self::Watch(source) => Some(source),
             Self::Admin(source) => Some(source),
-            Self::UnknownService | Self::WorkerLost | Self::RulesLost => None,
+            Self::UnknownService | Self::NotFit { .. } | Self::WorkerLost | Self::RulesLost => None,
         }
     }
 }

@@ -214,6 +214,11 @@ fn flags_of(
             Here::Used("iptables_sync_period") if section_mode(setting) != section_of(mode) => {
                 notices.push(Notice::OtherMode { field: setting.field });
             }
+            Here::Used("masquerade_all") if !of_masquerading_mode(setting, mode) => {
+                if *value == Value::Bool(true) {
+                    notices.push(Notice::OtherMode { field: setting.field });
+                }
+            }
             // A file that is shared with kube-proxy names its API server.
             Here::Used("kubeconfig") if given("manifests") => {
                 let (name, reason) = (setting.name(), "Services come from --manifests");
@@ -235,6 +240,11 @@ fn flags_of(
 
 fn section_mode(setting: &Setting) -> &'static str {
     setting.field.split_once('.').map_or("", |(section, _)| section)
+}
+
+/// The ipvs mode masquerades by iptables.
+fn of_masquerading_mode(setting: &Setting, mode: &str) -> bool {
+    (section_mode(setting) == "nftables") == (mode == "nftables")
 }
 
 fn section_of(mode: &str) -> &str {

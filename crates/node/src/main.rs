@@ -6,7 +6,9 @@
 //! see, `workers` runs the data path.
 
 mod app;
+mod check;
 mod cli;
+mod client_ip;
 mod commands;
 mod config;
 mod control;
@@ -51,6 +53,7 @@ fn main() -> ExitCode {
         Command::List(options) => commands::list(&options),
         Command::Top(options) => top::run(&options),
         Command::Explain(options) => commands::explain(&options),
+        Command::Check(options) => check::check(&options),
         Command::Cleanup(options) => commands::cleanup(&options.log),
     };
     match done {

@@ -13,6 +13,7 @@ use streamvs_capture::{BEAT, Gate};
 use streamvs_relay::Options;
 use streamvs_relay::h2::Drain;
 use streamvs_relay::tcp::PIPE_DESCRIPTORS;
+use streamvs_table::Aliases;
 use streamvs_table::publish::Reader;
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, LocalOptions};
@@ -32,6 +33,7 @@ pub(crate) struct Shared {
     pub(crate) plan: Reader<Plan>,
     /// Of pods, as the operator says; empty: the Node object's.
     pub(crate) pod_ranges: Vec<IpNet>,
+    pub(crate) aliases: Reader<Aliases>,
     pub(crate) relay: Options,
     pub(crate) on_refused: OnRefused,
     pub(crate) drain: Drain,
@@ -49,6 +51,7 @@ pub(crate) fn start(listeners: Vec<Listener>, shared: &Shared) -> Result<Workers
         let config = Config {
             listener,
             plan: shared.plan.clone(),
+            aliases: shared.aliases.clone(),
             original_dst: Box::new(original_dst),
             origin: Box::new(Origins::new(shared.plan.clone(), shared.pod_ranges.clone())),
             relay: shared.relay.clone(),

@@ -3,17 +3,19 @@
 use std::error::Error;
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::libc::MSG_NOSIGNAL;
+use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use streamvs_balance::{Choice, ConnectFailure, Unit};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
+use crate::Leg;
 use crate::worker::{Route, Worker};
 
 /// How to connect to endpoints.
@@ -73,8 +75,8 @@ impl Error for DialError {
 /// Connects to one endpoint within [`DialOptions::timeout`].
 ///
 /// Cancel safety: dropping the future closes the socket.
-pub async fn dial(address: SocketAddr, options: DialOptions) -> Result<TcpStream, DialError> {
-    let socket = begin(address, &options, false).map_err(DialError::new)?;
+pub async fn dial(leg: Leg, options: DialOptions) -> Result<TcpStream, DialError> {
+    let socket = begin(leg, &options, false).map_err(DialError::new)?;
     established(socket, options.timeout).await.map_err(DialError::new)
 }
 
@@ -85,7 +87,8 @@ pub async fn dial(address: SocketAddr, options: DialOptions) -> Result<TcpStream
 /// then goes with what is said, instead of as a segment of its own through both sides' rules: with
 /// TCP_QUICKACK off (tcp(7)) the kernel puts it off when the SYN is answered. For who does not
 /// speak it would come up to 200 ms late, and an endpoint that speaks first would wait for it.
-fn begin(address: SocketAddr, options: &DialOptions, speaks: bool) -> io::Result<TcpStream> {
+fn begin(leg: Leg, options: &DialOptions, speaks: bool) -> io::Result<TcpStream> {
+    let address = leg.endpoint;
     let kind = Type::STREAM.nonblocking().cloexec();
     let socket = Socket::new(Domain::for_address(address), kind, Some(Protocol::TCP))?;
     if let Some(mark) = options.mark {
@@ -99,10 +102,24 @@ fn begin(address: SocketAddr, options: &DialOptions, speaks: bool) -> io::Result
         // Without it there is a segment more.
         let _ = socket.set_tcp_quickack(false);
     }
+    if let Some(source) = leg.source {
+        bind(&socket, source)?;
+    }
     match socket.connect(&address.into()) {
         Err(error) if error.raw_os_error() != Some(Errno::EINPROGRESS as i32) => Err(error),
         _ => TcpStream::from_std(socket.into()),
     }
+}
+
+/// Makes `source` the socket's own address. Its port is chosen by connect(2), which knows the
+/// destination: so each destination has all ports, and not all destinations together.
+fn bind(socket: &Socket, source: IpAddr) -> io::Result<()> {
+    setsockopt(socket, sockopt::IpBindAddressNoPort, &true)?;
+    if source.is_ipv6() {
+        // IPv6 takes a route for the address as no proof that it is the node's own.
+        socket.set_freebind_v6(true)?;
+    }
+    socket.bind(&SocketAddr::new(source, 0).into())
 }
 
 /// Waits until the endpoint has accepted. Only a socket that the kernel reports as failed is asked
@@ -126,6 +143,8 @@ pub struct Dialled {
     pub socket: TcpStream,
     /// The endpoint, counted as having one outstanding connection while this lives.
     pub choice: Choice,
+    /// How it was reached.
+    pub leg: Leg,
     /// How many of the first octets the socket has taken already.
     pub sent_count: usize,
 }
@@ -147,9 +166,20 @@ pub struct Dialler {
     attempt: Option<Attempt>,
 }
 
-struct Attempt {
-    choice: Choice,
-    dial: Dial,
+/// An endpoint that is being dialled.
+pub struct Attempt {
+    /// The endpoint, counted as busy while this lives.
+    pub choice: Choice,
+    /// How it is reached.
+    pub leg: Leg,
+    /// Yields the connected socket.
+    pub dial: Dial,
+}
+
+impl fmt::Debug for Attempt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Attempt").field("leg", &self.leg).finish_non_exhaustive()
+    }
 }
 
 /// A dial under way.
@@ -171,7 +201,7 @@ impl Dialler {
         first: &[u8],
     ) -> Result<Dialled, NoEndpoint> {
         loop {
-            let Attempt { choice, dial } = match self.attempt.take() {
+            let Attempt { choice, leg, dial } = match self.attempt.take() {
                 Some(attempt) => attempt,
                 None => {
                     let picked = route.server(worker).and_then(|server| {
@@ -180,15 +210,16 @@ impl Dialler {
                     let Some(choice) = picked else {
                         return Err(NoEndpoint { tried_count: self.tried.len() });
                     };
-                    match offer(choice.address(), &worker.options.dial, first) {
+                    let leg = route.leg(worker, choice.address());
+                    match offer(leg, &worker.options.dial, first) {
                         Ok(Offered::Taken(socket, sent_count)) => {
-                            return Ok(Dialled { socket, choice, sent_count });
+                            return Ok(Dialled { socket, choice, leg, sent_count });
                         }
                         Ok(Offered::Waiting(socket)) => {
                             let timeout = worker.options.dial.timeout;
                             let dial = established(socket, timeout);
                             let dial = Box::pin(async { dial.await.map_err(DialError::new) });
-                            Attempt { choice, dial }
+                            Attempt { choice, leg, dial }
                         }
                         Err(error) => {
                             self.failed(route, &choice, DialError::new(error));
@@ -197,16 +228,16 @@ impl Dialler {
                     }
                 }
             };
-            let attempt = self.attempt.insert(Attempt { choice, dial });
+            let attempt = self.attempt.insert(Attempt { choice, leg, dial });
             let connected = attempt.dial.as_mut().await;
-            let Some(Attempt { choice, .. }) = self.attempt.take() else {
+            let Some(Attempt { choice, leg, .. }) = self.attempt.take() else {
                 continue;
             };
             match connected {
                 Ok(socket) => {
                     // A socket that has failed since tells whoever uses it next.
                     let sent_count = speak(&socket, first).unwrap_or(0);
-                    return Ok(Dialled { socket, choice, sent_count });
+                    return Ok(Dialled { socket, choice, leg, sent_count });
                 }
                 Err(error) => self.failed(route, &choice, error),
             }
@@ -224,9 +255,9 @@ impl Dialler {
         self.tried.push(choice.address());
     }
 
-    /// The endpoint being dialled and the dial, for who can use it otherwise.
-    pub fn into_attempt(self) -> Option<(Choice, Dial)> {
-        self.attempt.map(|attempt| (attempt.choice, attempt.dial))
+    /// The dial under way, for who can use it otherwise.
+    pub fn into_attempt(self) -> Option<Attempt> {
+        self.attempt
     }
 }
 
@@ -239,8 +270,8 @@ enum Offered {
 }
 
 /// Starts to connect and offers `first`, which a socket that is still connecting refuses.
-fn offer(address: SocketAddr, options: &DialOptions, first: &[u8]) -> io::Result<Offered> {
-    let socket = begin(address, options, !first.is_empty())?;
+fn offer(leg: Leg, options: &DialOptions, first: &[u8]) -> io::Result<Offered> {
+    let socket = begin(leg, options, !first.is_empty())?;
     if first.is_empty() {
         return Ok(Offered::Waiting(socket));
     }

@@ -17,8 +17,10 @@
 
 pub mod connect;
 pub mod h2;
+mod leg;
 pub mod socket;
 pub mod tcp;
 mod worker;
 
+pub use leg::Leg;
 pub use worker::{Options, Route, Worker};

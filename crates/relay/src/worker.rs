@@ -7,9 +7,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use streamvs_balance::{Choice, Plan, Request, Unit, VirtualServer};
+use streamvs_table::Aliases;
 use streamvs_table::publish::Reader;
 use streamvs_table::{AddressKind, Origin, TrafficPolicy};
 
+use crate::Leg;
 use crate::connect::DialOptions;
 use crate::h2::{Engine, Pool, switch};
 use crate::tcp::{MAX_PIPES, Pipes};
@@ -40,12 +42,13 @@ pub struct Worker {
     pub(crate) pipes: Pipes,
     buffer: RefCell<Box<[u8]>>,
     plan: RefCell<Reader<Plan>>,
+    aliases: RefCell<Reader<Aliases>>,
     rng: RefCell<fastrand::Rng>,
 }
 
 impl Worker {
-    /// Makes a worker that reads the table through `plan`.
-    pub fn new(options: Options, plan: Reader<Plan>) -> Self {
+    /// Makes a worker that reads the table through `plan`, and dials for clients from `aliases`.
+    pub fn new(options: Options, plan: Reader<Plan>, aliases: Reader<Aliases>) -> Self {
         Self {
             pool: Pool::new(options.dial),
             switch: switch::driver::Driver::new(Instant::now()),
@@ -53,6 +56,7 @@ impl Worker {
             pipes: Pipes::new(MAX_PIPES),
             buffer: RefCell::new(vec![0; BUFFER_OCTETS].into_boxed_slice()),
             plan: RefCell::new(plan),
+            aliases: RefCell::new(aliases),
             rng: RefCell::new(fastrand::Rng::new()),
         }
     }
@@ -94,6 +98,10 @@ impl Worker {
         let (client, policy) = (route.client, route.policy(server));
         let request = Request { client, policy, unit, now: Instant::now(), tried };
         server.pick(&request, &mut self.rng.borrow_mut())
+    }
+
+    fn alias(&self, client: IpAddr) -> Option<IpAddr> {
+        self.aliases.borrow_mut().load().of(client)
     }
 
     fn generation(&self) -> u64 {
@@ -143,6 +151,29 @@ impl Route {
     /// The client's address.
     pub fn client(&self) -> IpAddr {
         self.client
+    }
+
+    /// How to reach an endpoint for this client: from its alias where it has one, so that the
+    /// endpoint sees the client. An endpoint that is the client itself must see somebody else, or
+    /// its answers would not leave it.
+    pub fn leg(&self, worker: &Worker, endpoint: SocketAddr) -> Leg {
+        if self.is_masqueraded() {
+            return endpoint.into();
+        }
+        let alias = worker
+            .alias(self.client)
+            .filter(|alias| alias.is_ipv4() == endpoint.is_ipv4() && endpoint.ip() != self.client);
+        Leg { endpoint, source: alias }
+    }
+
+    /// Where Kubernetes shows everybody as the node: other addresses than ClusterIPs under the
+    /// Cluster policy.
+    fn is_masqueraded(&self) -> bool {
+        self.found.borrow().1.as_ref().is_some_and(|server| {
+            let service = server.service();
+            service.kind_of(self.address.ip()) != Some(AddressKind::ClusterIp)
+                && service.external_policy == TrafficPolicy::Cluster
+        })
     }
 
     /// Who serves the address now. None: the Service, or this port of it, is gone.

@@ -113,8 +113,8 @@ impl Lab {
                     let address = SocketAddr::from((Ipv4Addr::new(192, 0, 2, 1), 80));
                     self.switch.assign(exchange, address, self.now);
                 }
-                Event::Dial { address } => {
-                    self.endpoint = Some(self.switch.open_upstream(address, self.now));
+                Event::Dial { leg } => {
+                    self.endpoint = Some(self.switch.open_upstream(leg, self.now));
                 }
                 Event::Ended { .. } => self.ended += 1,
                 Event::Sent { .. } => {}

@@ -9,6 +9,7 @@
 //! What goes out: lookups by (address, port, protocol). Never here: sockets, clocks, logs,
 //! Kubernetes types, choices between endpoints.
 
+mod alias;
 mod endpoint;
 mod name;
 mod node;
@@ -18,6 +19,7 @@ mod service;
 mod snapshot;
 mod traffic;
 
+pub use alias::{Alias, Aliases};
 pub use endpoint::{Endpoint, Usability};
 pub use name::{Family, Protocol, ServiceName, ServicePortName};
 pub use node::NodeFacts;

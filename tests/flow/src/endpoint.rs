@@ -1,8 +1,8 @@
 //! An HTTP/2 endpoint that follows a script.
 
-use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -53,6 +53,7 @@ pub struct EndpointServer {
 struct Counts {
     streams: AtomicUsize,
     connections: AtomicUsize,
+    peers: Mutex<Vec<IpAddr>>,
     cancelled: AtomicUsize,
     most_at_once: AtomicUsize,
     open: AtomicUsize,
@@ -77,6 +78,11 @@ impl EndpointServer {
     /// Connections it has accepted.
     pub fn connections(&self) -> usize {
         self.counts.connections.load(Ordering::SeqCst)
+    }
+
+    /// Who made them, in order.
+    pub fn peers(&self) -> Vec<IpAddr> {
+        self.counts.peers.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Streams that were reset under [`Script::Hang`].
@@ -118,8 +124,9 @@ pub fn addresses(endpoints: &[EndpointServer]) -> Vec<SocketAddr> {
 async fn accept(listener: TcpListener, script: Script, counts: Arc<Counts>, name: SocketAddr) {
     // Connections die with their JoinSet, that is with this task.
     let mut connections = tokio::task::JoinSet::new();
-    while let Ok((socket, _)) = listener.accept().await {
+    while let Ok((socket, peer)) = listener.accept().await {
         counts.connections.fetch_add(1, Ordering::SeqCst);
+        counts.peers.lock().unwrap_or_else(PoisonError::into_inner).push(peer.ip());
         connections.spawn(serve(socket, script.clone(), Arc::clone(&counts), name));
     }
 }

@@ -22,10 +22,10 @@ use streamvs_relay::connect::DialOptions;
 use streamvs_relay::h2::Engine;
 use streamvs_table::publish::{self, Publisher};
 use streamvs_table::{
-    Disposition, Endpoint, Origin, PerFamily, PerPolicy, Protocol, ProtocolHint, ServiceName,
-    ServicePort, ServicePortName, Snapshot, TrafficPolicy, Usability,
+    Aliases, Disposition, Endpoint, Origin, PerFamily, PerPolicy, Protocol, ProtocolHint,
+    ServiceName, ServicePort, ServicePortName, Snapshot, TrafficPolicy, Usability,
 };
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::watch;
 
 /// The Service address that every test connection was "made to".
@@ -37,6 +37,7 @@ pub struct Node {
     /// Where a client connects instead of to [`SERVICE`].
     pub address: SocketAddr,
     plan: Publisher<Plan>,
+    aliases: Publisher<Aliases>,
     generation: AtomicU64,
     drain: watch::Sender<bool>,
     thread: Option<JoinHandle<()>>,
@@ -66,12 +67,14 @@ impl Node {
     /// The same with another scheduler or other options.
     pub fn start_with(endpoints: &[SocketAddr], scheduler: SchedulerName, relay: Options) -> Self {
         let (plan, reader) = publish::channel(Arc::new(Plan::empty()));
+        let (aliases, aliases_reader) = publish::channel(Arc::default());
         let (drain, draining) = watch::channel(false);
         let listener = streamvs_accept::bind(0, 1).expect("a port is free").remove(0);
         let port = listener.local_addr().expect("is bound").port();
         let config = Config {
             listener,
             plan: reader,
+            aliases: aliases_reader,
             original_dst: Box::new(|_: &TcpStream, _: IpAddr| -> io::Result<SocketAddr> {
                 Ok(SERVICE)
             }),
@@ -91,6 +94,7 @@ impl Node {
         let node = Self {
             address: SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port),
             plan,
+            aliases,
             generation: AtomicU64::new(0),
             drain,
             thread: Some(thread),
@@ -116,6 +120,11 @@ impl Node {
         self.plan.publish(Arc::new(plan));
     }
 
+    /// Lets endpoints see clients by these.
+    pub fn publish_aliases(&self, aliases: Aliases) {
+        self.aliases.publish(Arc::new(aliases));
+    }
+
     /// Who serves [`SERVICE`] now, for its statistics.
     pub fn server(&self) -> Arc<VirtualServer> {
         let plan = self.plan.current();
@@ -136,7 +145,12 @@ impl Node {
 
     /// An HTTP/2 client connection through the node.
     pub async fn connect(&self) -> SendRequest<Bytes> {
-        let socket = TcpStream::connect(self.address).await.expect("is accepted");
+        self.connect_from(Ipv4Addr::LOCALHOST).await
+    }
+
+    /// The same from another loopback address.
+    pub async fn connect_from(&self, client: Ipv4Addr) -> SendRequest<Bytes> {
+        let socket = self.dial_from(client).await;
         // As every gRPC client does.
         socket.set_nodelay(true).expect("is connected");
         let (send, connection) = h2::client::Builder::new()
@@ -147,6 +161,15 @@ impl Node {
             .expect("is HTTP/2");
         tokio::spawn(connection);
         send
+    }
+}
+
+impl Node {
+    /// A client's socket from a loopback address.
+    pub async fn dial_from(&self, client: Ipv4Addr) -> TcpStream {
+        let socket = TcpSocket::new_v4().expect("sockets are allowed");
+        socket.bind((client, 0).into()).expect("every loopback address is there");
+        socket.connect(self.address).await.expect("is accepted")
     }
 }
 

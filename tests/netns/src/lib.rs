@@ -10,10 +10,16 @@
 //! - `gate`: a dead or hanging agent leaves new connections to whoever is behind it.
 //! - `guard`: the listener cannot be abused, and nothing is captured twice.
 //! - `lifecycle`: start, stop, crash, cleaning up, wrong files.
+//! - `check`: what is told of a node before the first start.
+//! - `client_ip`: whom endpoints see.
 //! - `privileges`: what a taken-over agent could not do.
 //! - `face`: kube-proxy's configuration file and pages.
 //! - `peers`: programs nobody here wrote.
 
+#[cfg(test)]
+mod check;
+#[cfg(test)]
+mod client_ip;
 #[cfg(test)]
 mod face;
 #[cfg(test)]

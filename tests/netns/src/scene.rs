@@ -20,6 +20,9 @@ pub(crate) const GRPC_PORT: u16 = 9000;
 /// Where TCP endpoints listen.
 pub(crate) const TCP_PORT: u16 = 8080;
 
+/// Where pods of the lab's node have their addresses from.
+pub(crate) const POD_CIDRS: [&str; 2] = ["10.244.1.0/24", "fd00:10:244:1::/64"];
+
 /// The port of every Service here.
 pub(crate) const SERVICE_PORT: u16 = 80;
 
@@ -73,7 +76,7 @@ impl Scene {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         let manifests = Manifests::new(folder.path().join("manifests"));
         std::fs::create_dir(manifests.folder()).expect("a folder can be made in a new one");
-        manifests.node("node", "zone-a");
+        manifests.node_with_pods("node", "zone-a", &POD_CIDRS);
         Self { lab, folder, manifests }
     }
 

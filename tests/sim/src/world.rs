@@ -391,9 +391,9 @@ impl World {
                 assert!(self.exchanges.contains_key(&exchange));
                 self.switch.answer(exchange, 502, "lost", self.now);
             }
-            Event::Dial { address } => {
-                assert!(!self.dials.contains(&address), "two dials to one endpoint");
-                self.dials.push(address);
+            Event::Dial { leg } => {
+                assert!(!self.dials.contains(&leg.endpoint), "two dials to one endpoint");
+                self.dials.push(leg.endpoint);
             }
             Event::Sent { exchange } => assert!(self.exchanges.contains_key(&exchange)),
             Event::Ended { exchange, report } => {

@@ -281,6 +281,13 @@ impl Manifests {
         self.write(&format!("node-{name}.json"), &node(name, zone));
     }
 
+    /// The same with the ranges that its pods have their addresses from.
+    pub fn node_with_pods(&self, name: &str, zone: &str, pod_cidrs: &[&str]) {
+        let mut node = node(name, zone);
+        node["spec"] = json!({ "podCIDR": pod_cidrs.first(), "podCIDRs": pod_cidrs });
+        self.write(&format!("node-{name}.json"), &node);
+    }
+
     /// Writes any text under a file name, right or wrong.
     ///
     /// # Panics

@@ -195,6 +195,13 @@ pub const CAPTURE_REPAIRS: Metric = counter(
     "Kernel rules of ours that others had changed and that were put back.",
 );
 
+/// Whether clients are seen as themselves.
+pub const CLIENT_IP_KEPT: Metric = gauge(
+    "streamvs_client_ip_kept",
+    &["ip_family"],
+    "1 while endpoints see the addresses of this node's pods, 0 while they see the node's.",
+);
+
 /// Connections turned away at the listener.
 pub const REFUSED_CONNECTIONS: Metric = counter(
     "streamvs_refused_connections_total",
@@ -359,6 +366,7 @@ pub const ALL: &[Metric] = &[
     WATCH_FAILURES,
     STATE_SAVES,
     CAPTURE_REPAIRS,
+    CLIENT_IP_KEPT,
     REFUSED_CONNECTIONS,
     BUILD,
     SYNC_DURATION,

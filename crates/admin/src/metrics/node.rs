@@ -2,8 +2,8 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -74,6 +74,7 @@ impl ChangeCounts {
 pub struct NodeMetrics {
     table_swap: Histogram,
     capture_repairs: Counter,
+    client_ip_kept: PerFamily<AtomicBool>,
     refused: [Counter; Refusal::ALL.len()],
     sync_duration: PerFamily<histogram::Histogram>,
     sync_full: PerFamily<histogram::Histogram>,
@@ -94,6 +95,11 @@ impl NodeMetrics {
     /// So many kernel rules of ours had to be put back.
     pub fn capture_repaired(&self, rules: u64) {
         self.capture_repairs.add(rules);
+    }
+
+    /// Whether endpoints see this node's pods of a family as themselves.
+    pub fn client_ip_kept(&self, family: Family, kept: bool) {
+        self.client_ip_kept.get(family).store(kept, Relaxed);
     }
 
     /// An accepted connection was closed at once.
@@ -140,6 +146,7 @@ impl Default for NodeMetrics {
         Self {
             table_swap: Histogram::default(),
             capture_repairs: Counter::default(),
+            client_ip_kept: PerFamily::default(),
             refused: Default::default(),
             sync_duration: sync(),
             sync_full: sync(),
@@ -197,6 +204,11 @@ impl Collector for Node {
         let repairs = metrics.capture_repairs.get();
         begin(encoder, &catalogue::CAPTURE_REPAIRS)?.only().counter(repairs)?;
 
+        let mut kept = begin(encoder, &catalogue::CLIENT_IP_KEPT)?;
+        for family in Family::BOTH {
+            let value = metrics.client_ip_kept.get(family).load(Relaxed);
+            kept.at(&[("ip_family", family.as_str())])?.gauge(u64::from(value))?;
+        }
         let mut refused = begin(encoder, &catalogue::REFUSED_CONNECTIONS)?;
         for (reason, count) in Refusal::ALL.into_iter().zip(&metrics.refused) {
             refused.at(&[("reason", reason.as_str())])?.counter(count.get())?;

@@ -9,7 +9,7 @@ use crate::render;
 use crate::ruleset::Hook;
 
 fn ruleset() -> Ruleset {
-    Ruleset { family: Family::V4, listen_port: 15001, mark: 1, gate: None }
+    Ruleset { family: Family::V4, listen_port: 15001, mark: 1, gate: None, aliases: Vec::new() }
 }
 
 /// What `iptables -S` prints after a commitment: the lines of the text, as appended rules.

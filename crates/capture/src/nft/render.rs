@@ -40,14 +40,17 @@ pub(crate) fn replace(ruleset: &Ruleset, contents: &Contents) -> String {
         line(&mut text, format_args!("\t\ttype {address} . inet_proto . inet_service"));
         line(&mut text, format_args!("\t}}"));
     }
-    for chain in Chain::ALL {
+    // Clients are translated by rules of iptables only, see `Obstacle::ByNftables`.
+    let is_here = |chain: Chain| chain != Chain::Alias;
+    for chain in Chain::ALL.into_iter().filter(|chain| is_here(*chain)) {
         line(&mut text, format_args!("\tchain {} {{", chain_name(chain)));
         for rule in ruleset.rules(chain) {
             line(&mut text, format_args!("\t\t{}", written(ruleset, &rule)));
         }
         line(&mut text, format_args!("\t}}"));
     }
-    for jump in Table::ALL.into_iter().flat_map(Table::jumps) {
+    let jumps = Table::ALL.into_iter().flat_map(Table::jumps);
+    for jump in jumps.filter(|jump| is_here(jump.chain)) {
         base_chain(&mut text, jump);
     }
     line(&mut text, format_args!("}}"));
@@ -102,6 +105,7 @@ fn chain_name(chain: Chain) -> &'static str {
         Chain::Forward => "forward",
         Chain::Refuse => "refuse",
         Chain::Capture => "capture",
+        Chain::Alias => "alias",
     }
 }
 
@@ -110,12 +114,14 @@ fn written(ruleset: &Ruleset, rule: &Rule) -> String {
     let ip = word(ruleset.family);
     for condition in &rule.when {
         words.push(match condition {
+            Condition::Source(network) => format!("{ip} saddr {network}"),
             Condition::Destination(address) => format!("{ip} daddr {address}"),
             Condition::LeavesByLoopback => "oifname \"lo\"".to_owned(),
             Condition::Tcp => "meta l4proto tcp".to_owned(),
             Condition::Port(port) => format!("tcp dport {port}"),
             Condition::Opening => "tcp flags & (fin | syn | rst | ack) == syn".to_owned(),
             Condition::WithoutMark(mark) => format!("meta mark & {mark:#x} == 0"),
+            Condition::WithMark(mark) => format!("meta mark & {mark:#x} == {mark:#x}"),
             Condition::New => "ct state new".to_owned(),
             Condition::Translated => "ct status dnat".to_owned(),
             Condition::In(purpose) => {
@@ -126,6 +132,7 @@ fn written(ruleset: &Ruleset, rule: &Rule) -> String {
     }
     words.push(match rule.verdict {
         Verdict::Redirect(to) => format!("dnat to {to}"),
+        Verdict::From(network) => format!("snat {ip} prefix to {network}"),
         Verdict::Accept => "accept".to_owned(),
         Verdict::Reset => "reject with tcp reset".to_owned(),
         Verdict::PortUnreachable => refusal(ruleset.family, "port-unreachable", "port-unreachable"),

@@ -1,12 +1,30 @@
 //! Aim: the text is stable, and what an operator reads on the node is what stands here.
 //! Method: whole texts. A change of the rules is seen as a change of these.
 
+use streamvs_table::Alias;
+
 use super::*;
 
 const MARK: u32 = 0x1;
 
 fn ruleset(family: Family) -> Ruleset {
-    Ruleset { family, listen_port: 15001, mark: MARK, gate: Some(0x4) }
+    Ruleset {
+        family,
+        listen_port: 15001,
+        mark: MARK,
+        gate: Some(0x4),
+        aliases: vec![alias(family)],
+    }
+}
+
+/// Pods and what stands for them.
+fn alias(family: Family) -> Alias {
+    let (clients, reserve) = match family {
+        Family::V4 => ("10.244.1.0/24", "198.18.0.0/15"),
+        Family::V6 => ("2001:db8:1::/64", "fd00::/49"),
+    };
+    let network = |text: &str| text.parse().expect("a network");
+    Alias::new(network(clients), network(reserve)).expect("the one fits into the other")
 }
 
 fn committed(family: Family) -> String {
@@ -34,11 +52,14 @@ fn ipv4_rules_are_written_so() {
 COMMIT
 *nat
 :STREAMVS-CAPTURE - [0:0]
+:STREAMVS-ALIAS - [0:0]
 -I PREROUTING 1 -m comment --comment streamvs -j STREAMVS-CAPTURE
 -I OUTPUT 1 -m comment --comment streamvs -j STREAMVS-CAPTURE
+-I POSTROUTING 1 -m comment --comment streamvs -j STREAMVS-ALIAS
 -A STREAMVS-CAPTURE -m mark ! --mark 0x4/0x4 -m comment --comment \"streamvs gate is shut\" -j RETURN
 -A STREAMVS-CAPTURE -p tcp -m mark ! --mark 0x1/0x1 -m set --match-set streamvs4 dst,dst -m comment --comment \"streamvs service to the listener\" -j DNAT --to-destination 169.254.83.86:15001
 -A STREAMVS-CAPTURE -m comment --comment \"streamvs leaves it alone\" -j MARK --set-xmark 0x0/0x4
+-A STREAMVS-ALIAS -s 198.18.0.0/24 -m mark --mark 0x1/0x1 -m comment --comment \"streamvs clients seen as themselves\" -j NETMAP --to 10.244.1.0/24
 COMMIT
 ";
     assert_eq!(committed(Family::V4), expected);
@@ -53,7 +74,9 @@ fn ipv6_rules_differ_only_in_addresses_sets_and_the_names_of_answers() {
         .replace("icmp6-no-route", "icmp-net-unreachable")
         .replace("streamvs-reject6", "streamvs-reject4")
         .replace("streamvs-drop6", "streamvs-drop4")
-        .replace("streamvs6 ", "streamvs4 ");
+        .replace("streamvs6 ", "streamvs4 ")
+        .replace("fd00::/64", "198.18.0.0/24")
+        .replace("2001:db8:1::/64", "10.244.1.0/24");
     assert_eq!(as_v4, committed(Family::V4));
 }
 

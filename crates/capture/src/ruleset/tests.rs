@@ -13,6 +13,16 @@ const MARK: u32 = 0x1;
 const GATE: u32 = 0x4;
 const PORT: u16 = 15001;
 
+fn ruleset(family: Family) -> Ruleset {
+    let (clients, reserve) = match family {
+        Family::V4 => ("10.244.1.0/24", "198.18.0.0/15"),
+        Family::V6 => ("fd00:1::/64", "fd00:2::/49"),
+    };
+    let network = |text: &str| text.parse().expect("a network");
+    let alias = Alias::new(network(clients), network(reserve)).expect("the one fits");
+    Ruleset { family, listen_port: PORT, mark: MARK, gate: Some(GATE), aliases: vec![alias] }
+}
+
 /// Addresses of one family: a Service of each disposition, one that is none, and the node.
 struct Given {
     ruleset: Ruleset,
@@ -34,11 +44,7 @@ impl Given {
             ..Desired::default()
         };
         let sets = sets::wanted(&desired, &[family], true);
-        Self {
-            ruleset: Ruleset { family, listen_port: PORT, mark: MARK, gate: Some(GATE) },
-            sets,
-            base,
-        }
+        Self { ruleset: ruleset(family), sets, base }
     }
 
     fn at(&self, last: u8, port: u16) -> SocketAddr {
@@ -172,9 +178,28 @@ fn what_pods_send_to_nobody_in_a_service_range_of_ours_is_answered_and_does_not_
 }
 
 #[test]
+fn only_our_own_connections_from_an_alias_leave_as_the_client() {
+    for (family, alias, other) in
+        [(Family::V4, "198.18.0.7", "198.18.1.7"), (Family::V6, "fd00:2::7", "fd00:2:0:1::7")]
+    {
+        let given = Given::new(family);
+        let leaves = |source: &str, mark: u32| {
+            let source = source.parse().expect("an address");
+            let packet = Packet { mark, ..syn(given.at(9, 80)) };
+            Tracer { ruleset: &given.ruleset, sets: &given.sets }.leave(packet, source)
+        };
+        let clients = given.ruleset.aliases[0].clients();
+        assert_eq!(leaves(alias, MARK), Some(Verdict::From(clients)), "{family}");
+        assert_eq!(leaves(alias, MARK | 0x4000), Some(Verdict::From(clients)), "{family}");
+        assert_eq!(leaves(alias, 0), None, "{family}: a pod that takes an alias as source");
+        assert_eq!(leaves(other, MARK), None, "{family}: an address that stands for nobody");
+    }
+}
+
+#[test]
 fn no_rule_leads_in_a_circle_and_each_chain_is_led_to() {
     for family in Family::BOTH {
-        let ruleset = Ruleset { family, listen_port: PORT, mark: MARK, gate: None };
+        let ruleset = ruleset(family);
         for chain in Chain::ALL {
             let jumps = Table::ALL.into_iter().flat_map(Table::jumps);
             let calls = Chain::ALL.into_iter().flat_map(|from| ruleset.rules(from));

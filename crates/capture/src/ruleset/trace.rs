@@ -61,7 +61,8 @@ pub(super) struct Tracer<'a> {
 
 impl Tracer<'_> {
     pub(super) fn walk(&self, packet: Packet, from: From, way: Way) -> Fate {
-        let mut state = Walk { packet, translated: false, leaves_by_lo: way == Way::Loopback };
+        let mut state =
+            Walk { packet, source: None, translated: false, leaves_by_lo: way == Way::Loopback };
         let first = match from {
             From::Outside => Hook::Prerouting,
             From::Node => Hook::Output,
@@ -90,6 +91,12 @@ impl Tracer<'_> {
         }
     }
 
+    /// What becomes of the source of a packet that is about to leave.
+    pub(super) fn leave(&self, packet: Packet, source: IpAddr) -> Option<Verdict> {
+        let state = Walk { packet, source: Some(source), translated: false, leaves_by_lo: false };
+        self.hook(Table::Nat, Hook::Postrouting, &state)
+    }
+
     fn hook(&self, table: Table, hook: Hook, state: &Walk) -> Option<Verdict> {
         let taken = |jump: &Jump| jump.hook == hook && (state.packet.new || !jump.only_new());
         let mut chains = table.jumps().filter(taken).map(|jump| jump.chain);
@@ -113,15 +120,17 @@ impl Tracer<'_> {
     }
 
     fn holds(&self, rule: &Rule, state: &Walk) -> bool {
-        let Walk { packet, translated, leaves_by_lo } = state;
+        let Walk { packet, source, translated, leaves_by_lo } = state;
         let tcp = packet.protocol == Protocol::Tcp;
         rule.when.iter().all(|condition| match *condition {
+            Condition::Source(network) => source.is_some_and(|source| network.contains(&source)),
             Condition::Destination(address) => packet.to.ip() == address,
             Condition::LeavesByLoopback => *leaves_by_lo && !translated,
             Condition::Tcp => tcp,
             Condition::Port(port) => packet.to.port() == port,
             Condition::Opening => tcp && packet.new,
             Condition::WithoutMark(mark) => packet.mark & mark == 0,
+            Condition::WithMark(mark) => packet.mark & mark == mark,
             Condition::New => packet.new,
             Condition::Translated => *translated,
             Condition::In(purpose) => self.holds_in(purpose, packet),
@@ -137,6 +146,8 @@ impl Tracer<'_> {
 
 struct Walk {
     packet: Packet,
+    /// Where it is from, where that matters.
+    source: Option<IpAddr>,
     translated: bool,
     leaves_by_lo: bool,
 }

@@ -99,6 +99,28 @@ pub(crate) struct RunOptions {
     #[arg(long, value_name = "DURATION", default_value = "500ms", value_parser = values::dead_man_timeout)]
     pub(crate) dead_man_timeout: Duration,
 
+    /// By which address endpoints see clients that are pods of this node: their own, or the node's
+    #[arg(long, value_enum, default_value_t = ClientIp::Keep)]
+    pub(crate) client_ip: ClientIp,
+
+    /// Ranges of this node's pods [default: spec.podCIDRs of its Node]
+    #[arg(long, value_name = "CIDR,...", value_delimiter = ',')]
+    pub(crate) pod_cidrs: Vec<IpNet>,
+
+    /// Ranges that nobody uses, one a family and as large as the pods', by which --client-ip keep
+    /// tells clients apart on this node
+    #[arg(
+        long,
+        value_name = "CIDR,...",
+        value_delimiter = ',',
+        default_value = "198.18.0.0/15,fdf2:43cb:12db:8000::/49"
+    )]
+    pub(crate) client_ip_ranges: Vec<IpNet>,
+
+    /// Let endpoints see the node's address, whoever the client is
+    #[arg(long, value_parser = values::boolean, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
+    pub(crate) masquerade_all: bool,
+
     /// Service address ranges, routed so that host processes reach them on nodes without a
     /// default route [default: a route for each ClusterIP that has none]
     #[arg(long, value_name = "CIDR,...", value_delimiter = ',')]
@@ -182,6 +204,14 @@ pub(crate) enum DeadManSwitch {
     Lease,
     /// Nothing
     None,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ClientIp {
+    /// Their own, where that works
+    Keep,
+    /// The node's
+    Node,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

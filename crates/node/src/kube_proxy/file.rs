@@ -182,7 +182,8 @@ fn is_unset(setting: &Setting, value: &Value) -> bool {
         }
         Value::Array(items) => items.is_empty(),
         Value::Object(_) => is_hollow(value),
-        Value::Bool(_) => false,
+        // Left to the default: another section may say otherwise for the same flag.
+        Value::Bool(_) => *value == setting.default(),
     };
     // What has no effect and is as always needs no warning.
     empty || matches!(setting.here, Here::Ignored(_)) && *value == setting.default()

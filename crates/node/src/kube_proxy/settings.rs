@@ -63,9 +63,9 @@ const fn setting(
 const AT_ONCE: &str = "changes of endpoints apply at once; the kernel gets only what differs";
 const CONNTRACK: &str = "kernel-wide limits are left to kube-proxy or to sysctl";
 const UDP: &str = "UDP is not carried here, kube-proxy keeps it";
-const LOCAL: &str = "endpoints see the node's address whatever the client is, so it makes no \
-                     difference which clients are local";
-const MASQUERADE_ALL: &str = "endpoints see the node's address in any case";
+const LOCAL: &str = "endpoints see the pods of this node as --client-ip and --pod-cidrs say, and \
+                     the node's address for every other client";
+const SNAT: &str = "of the node's addresses endpoints see the one the kernel takes";
 const MARK: &str = "nothing is marked for masquerading; --upstream-mark is another thing";
 const NODE_PORT: &str = "NodePorts are not served here, kube-proxy keeps them";
 const CLIENT: &str = "the client of the API server here chooses by itself";
@@ -185,7 +185,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "masquerade-all",
         Kind::Bool,
         "false",
-        Here::Ignored(MASQUERADE_ALL),
+        Here::Used("masquerade_all"),
     ),
     setting(
         "iptables.localhostNodePorts",
@@ -194,7 +194,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "true",
         Here::Ignored(NODE_PORT),
     ),
-    setting("iptables.snatNodeInternalIP", "", Kind::Bool, "false", Here::Ignored(MASQUERADE_ALL)),
+    setting("iptables.snatNodeInternalIP", "", Kind::Bool, "false", Here::Ignored(SNAT)),
     setting(
         "iptables.syncPeriod",
         "iptables-sync-period",
@@ -248,7 +248,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
     ),
     setting("ipvs.udpTimeout", "ipvs-udp-timeout", Kind::Duration, "\"0s\"", Here::Ignored(UDP)),
     setting("nftables.masqueradeBit", "", Kind::Integer, "14", Here::Ignored(MARK)),
-    setting("nftables.masqueradeAll", "", Kind::Bool, "false", Here::Ignored(MASQUERADE_ALL)),
+    setting("nftables.masqueradeAll", "", Kind::Bool, "false", Here::Used("masquerade_all")),
     setting(
         "nftables.syncPeriod",
         "",

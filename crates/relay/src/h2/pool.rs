@@ -4,10 +4,9 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use h2::client::{self, SendRequest};
@@ -18,19 +17,20 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
+use crate::Leg;
 use crate::connect::{DialError, DialOptions, dial, share};
 use crate::h2::lease::Lease;
 use crate::h2::settings;
 
-/// Connections by endpoint. They are opened when a stream needs one, shared by all downstream
-/// connections of the worker, and closed when idle.
+/// Connections by leg. They are opened when a stream needs one, shared by all streams of the
+/// worker that agree in their leg, and closed when idle.
 ///
-/// Invariants: a retired connection gets no new stream; at most one dial an endpoint is under way,
+/// Invariants: a retired connection gets no new stream; at most one dial a leg is under way,
 /// and all streams that need it wait for that one. A new connection takes one stream at once and
 /// the others when the endpoint's SETTINGS have told how many it allows.
 pub struct Pool {
     dial: DialOptions,
-    endpoints: RefCell<FxHashMap<SocketAddr, Rc<EndpointPool>>>,
+    endpoints: RefCell<FxHashMap<Leg, Rc<EndpointPool>>>,
 }
 
 #[derive(Default)]
@@ -51,7 +51,7 @@ struct Dialling {
 
 /// One upstream connection.
 pub(super) struct Upstream {
-    pub(super) address: SocketAddr,
+    pub(super) leg: Leg,
     pub(super) send: SendRequest<Bytes>,
     pub(super) open_count: Cell<usize>,
     pub(super) idle_since: Cell<Instant>,
@@ -87,14 +87,14 @@ impl Pool {
         Self { dial, endpoints: RefCell::default() }
     }
 
-    /// A connection to `address` with room for one more stream; dials one where there is none.
+    /// A connection on `leg` with room for one more stream; dials one where there is none.
     ///
     /// # Errors
     /// The dial failed. Nothing was sent.
     ///
     /// Cancel safety: a dial that was begun goes on for those who wait with us.
-    pub(super) async fn lease(&self, address: SocketAddr) -> Result<Lease, Rc<DialError>> {
-        let endpoint = self.endpoint(address);
+    pub(super) async fn lease(&self, leg: Leg) -> Result<Lease, Rc<DialError>> {
+        let endpoint = self.endpoint(leg);
         loop {
             if let Some(connection) = endpoint.best() {
                 return Ok(Lease::new(connection));
@@ -109,43 +109,45 @@ impl Pool {
             let dialling = endpoint.dialling.borrow().clone();
             let dialling = match dialling {
                 Some(dialling) => dialling,
-                None => start_dial(address, &endpoint, self.dial, dial(address, self.dial)),
+                None => start_dial(leg, &endpoint, self.dial, dial(leg, self.dial)),
             };
             dialling.wait().await?;
         }
     }
 
-    /// True where a stream to `address` would need a dial.
-    pub fn wants(&self, address: SocketAddr) -> bool {
-        let endpoint = self.endpoints.borrow().get(&address).cloned();
+    /// True where a stream on `leg` would need a dial.
+    pub fn wants(&self, leg: Leg) -> bool {
+        let endpoint = self.endpoints.borrow().get(&leg).cloned();
         endpoint.is_none_or(|endpoint| {
             endpoint.best().is_none() && endpoint.dialling.borrow().is_none()
         })
     }
 
-    /// Takes over a dial to `address` that was begun before the protocol was known.
-    pub fn adopt_dial<F>(&self, address: SocketAddr, dial: F)
+    /// Takes over a dial of `leg` that was begun before the protocol was known.
+    pub fn adopt_dial<F>(&self, leg: Leg, dial: F)
     where
         F: Future<Output = Result<TcpStream, DialError>> + 'static,
     {
-        start_dial(address, &self.endpoint(address), self.dial, dial);
+        start_dial(leg, &self.endpoint(leg), self.dial, dial);
     }
 
-    /// Takes over a socket that was dialled before the protocol was known. It must replay what
+    /// Takes over a socket of `leg` that was dialled before the protocol was known. It must replay what
     /// its endpoint has sent already.
-    pub async fn adopt<I>(&self, address: SocketAddr, socket: I)
+    pub async fn adopt<I>(&self, leg: Leg, socket: I)
     where
         I: AsyncRead + AsyncWrite + Unpin + 'static,
     {
-        let endpoint = self.endpoint(address);
-        if let Err(error) = open(&endpoint, address, socket).await {
-            tracing::debug!(endpoint = %address, error = %error, "early connection is unusable");
+        let endpoint = self.endpoint(leg);
+        if let Err(error) = open(&endpoint, leg, socket).await {
+            tracing::debug!(endpoint = %leg.endpoint, error = %error, "early connection is unusable");
         }
     }
 
-    /// Closes connections that have been without a stream for `idle`, and forgets endpoints
-    /// without connections.
-    pub fn reap(&self, now: Instant, idle: Duration) {
+    /// Closes connections that have been without a stream for long, and forgets legs without
+    /// connections.
+    pub fn reap(&self, now: Instant) {
+        let counts = |leg: &Rc<EndpointPool>| leg.connections.borrow().len();
+        let idle = settings::upstream_idle(self.endpoints.borrow().values().map(counts).sum());
         self.endpoints.borrow_mut().retain(|_, endpoint| {
             endpoint.connections.borrow_mut().retain(|connection| {
                 connection.open_count.get() > 0
@@ -157,14 +159,14 @@ impl Pool {
         });
     }
 
-    fn endpoint(&self, address: SocketAddr) -> Rc<EndpointPool> {
-        Rc::clone(self.endpoints.borrow_mut().entry(address).or_default())
+    fn endpoint(&self, leg: Leg) -> Rc<EndpointPool> {
+        Rc::clone(self.endpoints.borrow_mut().entry(leg).or_default())
     }
 }
 
 /// Runs `dial` and puts what it yields into the pool.
 fn start_dial<F>(
-    address: SocketAddr,
+    leg: Leg,
     endpoint: &Rc<EndpointPool>,
     options: DialOptions,
     dial: F,
@@ -180,7 +182,7 @@ where
         let outcome = async {
             let socket = dial.await?;
             share(&socket, &options);
-            open(&endpoint, address, socket).await
+            open(&endpoint, leg, socket).await
         };
         if let Err(error) = outcome.await {
             *result.failure.borrow_mut() = Some(Rc::new(error));
@@ -225,11 +227,7 @@ impl Dialling {
 }
 
 /// Starts HTTP/2 on a connected socket and puts it into the pool.
-async fn open<I>(
-    endpoint: &Rc<EndpointPool>,
-    address: SocketAddr,
-    socket: I,
-) -> Result<(), DialError>
+async fn open<I>(endpoint: &Rc<EndpointPool>, leg: Leg, socket: I) -> Result<(), DialError>
 where
     I: AsyncRead + AsyncWrite + Unpin + 'static,
 {
@@ -239,7 +237,7 @@ where
             source: error.into_io().unwrap_or_else(|| io::ErrorKind::InvalidData.into()),
         })?;
     let upstream = Rc::new(Upstream {
-        address,
+        leg,
         send,
         open_count: Cell::new(0),
         idle_since: Cell::new(Instant::now()),
@@ -266,9 +264,9 @@ where
         endpoint.connections.borrow_mut().retain(|connection| !connection.retired.get());
         endpoint.settled.notify_waiters();
         match end {
-            Ok(()) => tracing::debug!(endpoint = %address, "upstream connection closed"),
+            Ok(()) => tracing::debug!(endpoint = %leg.endpoint, "upstream connection closed"),
             Err(error) => {
-                tracing::debug!(endpoint = %address, error = %error, "upstream connection lost");
+                tracing::debug!(endpoint = %leg.endpoint, error = %error, "upstream connection lost");
             }
         }
     });

@@ -62,6 +62,21 @@ pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// conntrack (24 h) and balancers allow, longer than bursts are apart.
 pub const UPSTREAM_IDLE: Duration = Duration::from_secs(60);
 
+/// Upstream connections of one worker from which on [`UPSTREAM_IDLE_IN_A_CROWD`] counts. Where
+/// endpoints see the client there may be one for each pair of pod and endpoint: 100 pods that talk
+/// to 1000 endpoints would keep 100,000 for a minute. An idle one takes a descriptor and some 10
+/// KiB, the kernel's share included, so that these keep 20 MiB at most.
+pub const UPSTREAM_CROWD: usize = 2048;
+
+/// In a crowd, a connection without a stream for this long is closed: what is in use is as much as
+/// before, and what is kept for later is what the last second used.
+pub const UPSTREAM_IDLE_IN_A_CROWD: Duration = Duration::from_secs(1);
+
+/// How long one of `count` upstream connections of a worker may be without a stream.
+pub(super) fn upstream_idle(count: usize) -> Duration {
+    if count <= UPSTREAM_CROWD { UPSTREAM_IDLE } else { UPSTREAM_IDLE_IN_A_CROWD }
+}
+
 /// The settings of a downstream connection.
 pub(super) fn downstream() -> server::Builder {
     let mut builder = server::Builder::new();

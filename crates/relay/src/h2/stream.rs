@@ -16,6 +16,7 @@ use h2::{RecvStream, SendStream};
 use http::{Request, StatusCode, Version};
 use streamvs_balance::{Choice, ConnectFailure, ReplayReason, Unit, VirtualServer};
 
+use crate::Leg;
 use crate::connect::DialError;
 use crate::h2::answer;
 use crate::h2::exchange::{End, Exchange};
@@ -225,7 +226,7 @@ impl Stream<'_> {
         head_only: bool,
     ) -> Result<Option<Opened>, ConnectFailure> {
         for _ in 0..LEASE_ATTEMPTS {
-            let lease = match self.lease(choice.address()).await {
+            let lease = match self.lease(self.route.leg(self.worker, choice.address())).await {
                 Ok(Some(lease)) => lease,
                 Ok(None) => return Ok(None),
                 Err(error) => return Err(error.failure),
@@ -238,9 +239,9 @@ impl Stream<'_> {
         Err(ConnectFailure::Other)
     }
 
-    /// A place on a connection to `address`. None: the client gave up waiting.
-    async fn lease(&mut self, address: SocketAddr) -> Result<Option<Lease>, Rc<DialError>> {
-        let mut lease = pin!(self.worker.pool.lease(address));
+    /// A place on a connection of `leg`. None: the client gave up waiting.
+    async fn lease(&mut self, leg: Leg) -> Result<Option<Lease>, Rc<DialError>> {
+        let mut lease = pin!(self.worker.pool.lease(leg));
         let respond = &mut self.respond;
         poll_fn(|cx| {
             if let Poll::Ready(leased) = lease.as_mut().poll(cx) {

@@ -69,7 +69,6 @@ mod tests;
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::net::SocketAddr;
 use std::time::Instant;
 
 use rustc_hash::FxHashMap;
@@ -85,6 +84,8 @@ use exchange::Exchange;
 use facts::Facts;
 use hpack::Translator;
 use pool::Endpoint;
+
+use crate::Leg;
 
 slotmap::new_key_type! {
     /// Names a connection for as long as it is there, and never another.
@@ -126,11 +127,11 @@ pub enum Event {
         /// The stream.
         exchange: ExchangeKey,
     },
-    /// A connection to this endpoint is needed. Call [`Switch::open_upstream`] when there is one,
+    /// A connection on this leg is needed. Call [`Switch::open_upstream`] when there is one,
     /// else [`Switch::dial_failed`].
     Dial {
-        /// Where to.
-        address: SocketAddr,
+        /// Where to, and as whom.
+        leg: Leg,
     },
     /// The stream is on its endpoint.
     Sent {
@@ -180,7 +181,7 @@ pub enum Ended {
 pub struct Switch {
     connections: Connections,
     exchanges: SlotMap<ExchangeKey, Exchange>,
-    endpoints: FxHashMap<SocketAddr, Endpoint>,
+    endpoints: FxHashMap<Leg, Endpoint>,
     translator: Translator<Facts>,
     events: VecDeque<Event>,
     /// Events in the queue that the driver has to answer before more is read.

@@ -27,7 +27,8 @@ fn worker(pipe_limit: usize) -> Rc<Worker> {
         half_close_timeout: None,
     };
     let (_publisher, reader) = publish::channel(Arc::new(Plan::empty()));
-    let mut worker = Worker::new(options, reader);
+    let (_publisher, aliases) = publish::channel(Arc::default());
+    let mut worker = Worker::new(options, reader, aliases);
     worker.pipes = Pipes::new(pipe_limit);
     Rc::new(worker)
 }

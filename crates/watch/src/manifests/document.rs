@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 use std::error;
 use std::fmt;
 
-use k8s_openapi::api::core::v1::ServiceSpec;
+use k8s_openapi::api::core::v1::{NodeSpec, ServiceSpec};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointPort};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::de::{
@@ -65,6 +65,7 @@ pub(crate) struct Fields {
     kind: Option<String>,
     metadata: Slot<ObjectMeta>,
     spec: Slot<ServiceSpec>,
+    node_spec: Slot<NodeSpec>,
     address_type: Slot<String>,
     endpoints: Slot<Vec<Endpoint>>,
     ports: Slot<Vec<EndpointPort>>,
@@ -142,7 +143,7 @@ impl Fields {
             Kind::EndpointSlice => {
                 matches!(field, "metadata" | "addressType" | "endpoints" | "ports")
             }
-            Kind::Node => field == "metadata",
+            Kind::Node => matches!(field, "metadata" | "spec"),
         })
     }
 
@@ -156,6 +157,9 @@ impl Fields {
             "apiVersion" => self.api_version = map.next_value()?,
             "kind" => self.kind = map.next_value()?,
             "metadata" => self.metadata.read(belongs, map)?,
+            "spec" if matches!(self.meaning(), Some(Meaning::Object(Kind::Node))) => {
+                self.node_spec.read(belongs, map)?;
+            }
             "spec" => self.spec.read(belongs, map)?,
             "addressType" => self.address_type.read(belongs, map)?,
             "endpoints" => self.endpoints.read(belongs, map)?,
@@ -213,7 +217,14 @@ impl Fields {
                 let ports = self.ports.take("ports")?.unwrap_or_default();
                 Object::slice(key, metadata, address_type, endpoints, ports)
             }
-            Kind::Node => Object::node(key, metadata),
+            Kind::Node => {
+                let spec = match self.spec {
+                    // It came before the kind.
+                    Slot::Tree(tree) => Slot::Tree(tree),
+                    Slot::Absent | Slot::Read(_) => self.node_spec,
+                };
+                Object::node(key, metadata, spec.take("spec")?)
+            }
         })
     }
 }

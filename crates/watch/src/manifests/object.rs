@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Node, Service, ServiceSpec};
+use k8s_openapi::api::core::v1::{Node, NodeSpec, Service, ServiceSpec};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointPort, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Serialize;
@@ -74,9 +74,13 @@ impl Object {
         Self { key, body }
     }
 
-    pub(crate) fn node(key: ObjectKey, metadata: ObjectMeta) -> Self {
+    /// Of the specification nothing but the ranges of pods is of use.
+    pub(crate) fn node(key: ObjectKey, metadata: ObjectMeta, spec: Option<NodeSpec>) -> Self {
         let metadata = slim(metadata, &key);
-        let body = Body::write(&Node { metadata, spec: None, status: None });
+        let pod_cidrs = spec.and_then(|spec| spec.pod_cidrs);
+        let spec = pod_cidrs
+            .map(|pod_cidrs| NodeSpec { pod_cidrs: Some(pod_cidrs), ..NodeSpec::default() });
+        let body = Body::write(&Node { metadata, spec, status: None });
         Self { key, body }
     }
 }

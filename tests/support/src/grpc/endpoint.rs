@@ -1,8 +1,9 @@
 //! A gRPC endpoint inside a namespace: serves `test.Echo`, counts its calls, obeys orders.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
@@ -47,6 +48,7 @@ struct Counts {
     most_active: AtomicU64,
     connections: AtomicU64,
     open: AtomicU64,
+    peers: Mutex<BTreeSet<IpAddr>>,
 }
 
 impl Endpoint {
@@ -124,6 +126,11 @@ impl Endpoint {
         self.counts.open.load(Ordering::Relaxed)
     }
 
+    /// The addresses that connections came from, so far.
+    pub fn peers(&self) -> BTreeSet<IpAddr> {
+        self.counts.peers.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Changes how it answers.
     pub fn conduct(&self, conduct: Conduct) {
         self.orders.send_modify(|orders| orders.conduct = conduct);
@@ -185,7 +192,11 @@ impl Server {
             };
             tokio::select! {
                 accepted = accepted => {
-                    if let Ok((socket, _)) = accepted {
+                    if let Ok((socket, peer)) = accepted {
+                        let peers = &self.counts.peers;
+                        let mut peers = peers.lock().unwrap_or_else(PoisonError::into_inner);
+                        peers.insert(peer.ip());
+                        drop(peers);
                         let server = self.clone();
                         connections.spawn_local(server.connection(socket, commands.clone()));
                     }

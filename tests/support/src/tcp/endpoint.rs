@@ -1,8 +1,9 @@
 //! A TCP endpoint inside a namespace.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use tokio::net::TcpListener;
@@ -18,9 +19,16 @@ use crate::lab::{Host, block_on_local};
 pub struct Endpoint {
     name: Arc<str>,
     address: SocketAddr,
-    connections: Arc<AtomicU64>,
+    seen: Arc<Seen>,
     stop: Option<oneshot::Sender<()>>,
     worker: Option<JoinHandle<()>>,
+}
+
+/// What has happened so far.
+#[derive(Debug, Default)]
+struct Seen {
+    connections: AtomicU64,
+    peers: Mutex<BTreeSet<IpAddr>>,
 }
 
 impl Endpoint {
@@ -38,19 +46,19 @@ impl Endpoint {
         });
         let address = listener.local_addr().expect("a bound socket has an address");
         let name: Arc<str> = host.name().into();
-        let connections = Arc::new(AtomicU64::new(0));
+        let seen = Arc::new(Seen::default());
         let (stop, stopped) = oneshot::channel();
-        let (also_name, also_connections) = (Arc::clone(&name), Arc::clone(&connections));
+        let (also_name, also_seen) = (Arc::clone(&name), Arc::clone(&seen));
         let worker = host.spawn(move || {
             block_on_local(async move {
                 let listener = TcpListener::from_std(listener).expect("the runtime takes sockets");
                 tokio::select! {
-                    () = serve(listener, how, also_name, &also_connections) => {}
+                    () = serve(listener, how, also_name, &also_seen) => {}
                     _ = stopped => {}
                 }
             });
         });
-        Self { name, address, connections, stop: Some(stop), worker: Some(worker) }
+        Self { name, address, seen, stop: Some(stop), worker: Some(worker) }
     }
 
     /// The host's name.
@@ -65,7 +73,12 @@ impl Endpoint {
 
     /// Connections accepted so far.
     pub fn connections(&self) -> u64 {
-        self.connections.load(Ordering::Relaxed)
+        self.seen.connections.load(Ordering::Relaxed)
+    }
+
+    /// The addresses that they came from.
+    pub fn peers(&self) -> BTreeSet<IpAddr> {
+        self.seen.peers.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -78,13 +91,14 @@ impl Drop for Endpoint {
     }
 }
 
-async fn serve(listener: TcpListener, how: Speak, name: Arc<str>, connections: &AtomicU64) {
+async fn serve(listener: TcpListener, how: Speak, name: Arc<str>, seen: &Seen) {
     let mut open = JoinSet::new();
     loop {
         tokio::select! {
             accepted = listener.accept() => {
-                let Ok((socket, _)) = accepted else { continue };
-                connections.fetch_add(1, Ordering::Relaxed);
+                let Ok((socket, peer)) = accepted else { continue };
+                seen.peers.lock().unwrap_or_else(PoisonError::into_inner).insert(peer.ip());
+                seen.connections.fetch_add(1, Ordering::Relaxed);
                 let _ = socket.set_nodelay(true);
                 let name = Arc::clone(&name);
                 open.spawn_local(async move {

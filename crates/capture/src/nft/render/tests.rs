@@ -5,7 +5,7 @@ use super::*;
 use crate::sets::Purpose;
 
 fn ruleset(family: Family) -> Ruleset {
-    Ruleset { family, listen_port: 15001, mark: 0x1, gate: Some(0x4) }
+    Ruleset { family, listen_port: 15001, mark: 0x1, gate: Some(0x4), aliases: Vec::new() }
 }
 
 fn contents(family: Family, capture: &[&str]) -> Contents {

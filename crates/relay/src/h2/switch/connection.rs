@@ -1,7 +1,6 @@
 //! One connection as the switch sees it.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::time::Instant;
 
 use rustc_hash::FxHashMap;
@@ -14,6 +13,7 @@ use super::inbound::Inbound;
 use super::resets::Resets;
 use super::turns::Turns;
 use super::{ExchangeKey, limits};
+use crate::Leg;
 use crate::h2::settings;
 
 /// Which side of us the peer is on.
@@ -25,7 +25,7 @@ pub(super) enum Role {
         extended_connect: bool,
     },
     /// The peer is an endpoint.
-    Upstream { address: SocketAddr },
+    Upstream { leg: Leg },
 }
 
 /// What the peer's SETTINGS say (RFC 9113 section 6.5.2).

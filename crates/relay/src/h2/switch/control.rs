@@ -82,13 +82,13 @@ impl Switch {
         };
         connection.head(0, kind::SETTINGS, flag::ACK, 0);
         let first = !std::mem::replace(&mut connection.peer.known, true);
-        if let (true, Role::Upstream { address }) = (first, connection.role) {
+        if let (true, Role::Upstream { leg }) = (first, connection.role) {
             let extended_connect = connection.peer.extended_connect;
-            self.endpoint_known(address, extended_connect);
+            self.endpoint_known(leg, extended_connect);
         }
         self.pump(key);
-        if let Some(Role::Upstream { address }) = self.connections.get(key).map(|it| it.role) {
-            self.serve_waiting(address);
+        if let Some(Role::Upstream { leg }) = self.connections.get(key).map(|it| it.role) {
+            self.serve_waiting(leg);
         }
         Ok(())
     }

@@ -19,7 +19,6 @@ mod streams;
 
 use std::cell::RefCell;
 use std::fmt;
-use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
@@ -32,6 +31,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use super::{ConnectionKey, Event, ExchangeKey, Over, Switch};
+use crate::Leg;
 use crate::connect::{DialError, dial, share};
 use crate::h2::{Drain, Error, Outcome};
 use crate::worker::{Route, Worker};
@@ -94,7 +94,8 @@ pub async fn serve(
     let driver = &worker.switch;
     let first = first.map(|choice| choice.into_unit(Unit::Stream));
     let extended_connect = route.server(&worker).is_some_and(|server| {
-        let usable = server.usable(route.policy(&server)).iter().map(|target| target.address());
+        let usable = server.usable(route.policy(&server)).iter();
+        let usable = usable.map(|target| route.leg(&worker, target.address()));
         driver.switch.borrow().offer_extended_connect(usable)
     });
     let key = driver.switch.borrow_mut().open_downstream(extended_connect, Instant::now());
@@ -122,29 +123,29 @@ pub async fn serve(
     Outcome { stream_count: ended.stream_count, error }
 }
 
-/// True where a stream of the worker to `address` would need a dial.
-pub fn wants(worker: &Worker, address: SocketAddr) -> bool {
-    worker.switch.switch.borrow().wants(address)
+/// True where a stream of the worker on `leg` would need a dial.
+pub fn wants(worker: &Worker, leg: Leg) -> bool {
+    worker.switch.switch.borrow().wants(leg)
 }
 
-/// Takes over a dial to `address` that was begun before the protocol was known.
-pub fn adopt_dial<F>(worker: &Rc<Worker>, address: SocketAddr, dial: F)
+/// Takes over a dial of `leg` that was begun before the protocol was known.
+pub fn adopt_dial<F>(worker: &Rc<Worker>, leg: Leg, dial: F)
 where
     F: Future<Output = Result<TcpStream, DialError>> + 'static,
 {
-    worker.switch.switch.borrow_mut().dial_begun(address);
+    worker.switch.switch.borrow_mut().dial_begun(leg);
     let worker = Rc::clone(worker);
     // Ends by itself: the dial has a deadline, and the connection one when it is idle.
     tokio::task::spawn_local(async move {
         match dial.await {
             Ok(socket) => {
-                let key = worker.switch.switch.borrow_mut().open_upstream(address, Instant::now());
-                connected(worker, key, address, Bytes::new(), socket).await;
+                let key = worker.switch.switch.borrow_mut().open_upstream(leg, Instant::now());
+                connected(worker, key, leg, Bytes::new(), socket).await;
             }
             Err(error) => {
-                tracing::debug!(endpoint = %address, error = %error.source, "endpoint did not accept");
+                tracing::debug!(endpoint = %leg.endpoint, error = %error.source, "endpoint did not accept");
                 let driver = &worker.switch;
-                driver.switch.borrow_mut().dial_failed(address, error.failure, Instant::now());
+                driver.switch.borrow_mut().dial_failed(leg, error.failure, Instant::now());
                 driver.follow(&worker);
                 driver.wake_flusher();
             }
@@ -152,19 +153,19 @@ where
     });
 }
 
-/// Takes over a socket that was dialled before the protocol was known, with what its endpoint has
+/// Takes over a socket of `leg` that was dialled before the protocol was known, with what its endpoint has
 /// sent already.
-pub fn adopt(worker: &Rc<Worker>, address: SocketAddr, early: Bytes, socket: TcpStream) {
+pub fn adopt(worker: &Rc<Worker>, leg: Leg, early: Bytes, socket: TcpStream) {
     // At once: the first stream is about to ask for it.
-    let key = worker.switch.switch.borrow_mut().open_upstream(address, Instant::now());
+    let key = worker.switch.switch.borrow_mut().open_upstream(leg, Instant::now());
     // Ends when the endpoint closes, or the connection is idle.
-    tokio::task::spawn_local(connected(Rc::clone(worker), key, address, early, socket));
+    tokio::task::spawn_local(connected(Rc::clone(worker), key, leg, early, socket));
 }
 
 async fn connected(
     worker: Rc<Worker>,
     key: ConnectionKey,
-    address: SocketAddr,
+    leg: Leg,
     early: Bytes,
     socket: TcpStream,
 ) {
@@ -172,13 +173,13 @@ async fn connected(
     let ended = link::relay(&worker, key, early, socket, None).await;
     match (ended.over, ended.error) {
         (Some(Over::Failed(code)), _) => {
-            tracing::debug!(endpoint = %address, code = %code, "endpoint broke the protocol");
+            tracing::debug!(endpoint = %leg.endpoint, code = %code, "endpoint broke the protocol");
         }
         (None, Some(error)) => {
-            tracing::debug!(endpoint = %address, error = %error, "upstream connection lost");
+            tracing::debug!(endpoint = %leg.endpoint, error = %error, "upstream connection lost");
         }
         (Some(Over::Closed), _) | (None, None) => {
-            tracing::debug!(endpoint = %address, "upstream connection closed");
+            tracing::debug!(endpoint = %leg.endpoint, "upstream connection closed");
         }
     }
 }
@@ -198,8 +199,8 @@ impl Driver {
             let event = self.switch.borrow_mut().next_event();
             match event {
                 None => return,
-                Some(Event::Dial { address }) => {
-                    adopt_dial(worker, address, dial(address, worker.options.dial));
+                Some(Event::Dial { leg }) => {
+                    adopt_dial(worker, leg, dial(leg, worker.options.dial));
                 }
                 Some(event) => self.stream_event(worker, event),
             }

@@ -98,8 +98,8 @@ impl Switch {
         }
         let role = endpoint.role;
         self.close_if_done(side.connection);
-        if let Role::Upstream { address } = role {
-            self.serve_waiting(address);
+        if let Role::Upstream { leg } = role {
+            self.serve_waiting(leg);
         }
     }
 
@@ -199,11 +199,11 @@ impl Switch {
         if !connection.is_over() {
             connection.stage = Stage::Retired;
         }
-        if let Role::Upstream { address } = connection.role {
-            if let Some(endpoint) = self.endpoints.get_mut(&address) {
+        if let Role::Upstream { leg } = connection.role {
+            if let Some(endpoint) = self.endpoints.get_mut(&leg) {
                 endpoint.connections.retain(|connection| *connection != key);
             }
-            self.serve_waiting(address);
+            self.serve_waiting(leg);
         }
     }
 

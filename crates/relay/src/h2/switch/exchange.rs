@@ -1,7 +1,6 @@
 //! One stream of a client, and the stream of an endpoint that answers it.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::ops::{Index, IndexMut, Not};
 
 use super::ConnectionKey;
@@ -9,6 +8,7 @@ use super::facts::{Block, Method};
 use super::flow::Window;
 use super::limits;
 use super::state::State;
+use crate::Leg;
 
 /// A direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,7 +139,7 @@ pub(super) struct Exchange {
     pub(super) replay: Replay,
     pub(super) phase: Phase,
     /// The endpoint it was given to last.
-    pub(super) address: Option<SocketAddr>,
+    pub(super) leg: Option<Leg>,
     /// Where the request's head begins in all that its connection was ever to write.
     pub(super) head_at: u64,
     /// Connections that were gone before a stream was written.

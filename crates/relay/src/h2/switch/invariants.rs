@@ -50,8 +50,8 @@ impl Switch {
             let most = settings::CONNECTION_WINDOW_OCTETS as usize;
             let credit = connection.receive_window.available() + outstanding;
             assert!(credit <= most, "{:?} got {} octets too many", connection.role, credit - most);
-            if let Role::Upstream { address } = connection.role
-                && let Some(endpoint) = self.endpoints.get(&address)
+            if let Role::Upstream { leg } = connection.role
+                && let Some(endpoint) = self.endpoints.get(&leg)
             {
                 let listed = endpoint.connections.contains(&key);
                 assert!(!listed || !connection.is_over(), "what is over takes no streams");

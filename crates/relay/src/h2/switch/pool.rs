@@ -1,12 +1,11 @@
 //! Which connection to its endpoint a stream gets.
 //!
-//! Connections to an endpoint are shared by all clients of the worker. A stream never waits for a
-//! full connection while another has room, or may be opened. At most one dial an endpoint is under
-//! way. A new connection takes one stream at once and the others when the endpoint's SETTINGS have
+//! Connections are shared by all streams of the worker that agree in their [`Leg`]: those of all
+//! clients whose endpoint sees the node, or those of one client. A stream never waits for a full
+//! connection while another has room, or may be opened. At most one dial a leg is under way. A new connection takes one stream at once and the others when the endpoint's SETTINGS have
 //! told how many it allows.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::time::Instant;
 
 use streamvs_balance::ConnectFailure;
@@ -16,12 +15,13 @@ use super::exchange::{End, Phase, Side, Toward};
 use super::flow::Window;
 use super::state::State;
 use super::{ConnectionKey, Event, ExchangeKey, Switch};
+use crate::Leg;
 use crate::h2::settings;
 
 /// The largest stream id.
 const LAST_STREAM: u32 = 0x7fff_ffff;
 
-/// What there is of one endpoint.
+/// What there is of one leg.
 #[derive(Debug, Default)]
 pub(super) struct Endpoint {
     /// Those that take new streams, at most [`settings::UPSTREAM_CONNECTIONS`].
@@ -44,103 +44,105 @@ enum Found {
 
 impl Switch {
     /// Answers an event: the stream goes to this endpoint.
-    pub fn assign(&mut self, key: ExchangeKey, address: SocketAddr, now: Instant) {
+    pub fn assign(&mut self, key: ExchangeKey, leg: impl Into<Leg>, now: Instant) {
         self.now = now;
         if self.exchanges.get(key).is_some_and(|exchange| exchange.phase == Phase::Picking) {
-            self.wait_for(key, address);
+            self.wait_for(key, leg.into());
         }
     }
 
-    /// True where a stream to `address` would need a dial.
-    pub fn wants(&self, address: SocketAddr) -> bool {
-        matches!(self.find(address), Found::Dial)
+    /// True where a stream on `leg` would need a dial.
+    pub fn wants(&self, leg: impl Into<Leg>) -> bool {
+        matches!(self.find(leg.into()), Found::Dial)
     }
 
-    /// A dial to `address` is under way that was begun before a stream needed it.
-    pub fn dial_begun(&mut self, address: SocketAddr) {
-        self.endpoints.entry(address).or_default().dialling = true;
+    /// A dial of `leg` is under way that was begun before a stream needed it.
+    pub fn dial_begun(&mut self, leg: impl Into<Leg>) {
+        self.endpoints.entry(leg.into()).or_default().dialling = true;
     }
 
-    /// The dial to `address` has failed: streams that wait for it are given back.
-    pub fn dial_failed(&mut self, address: SocketAddr, failure: ConnectFailure, now: Instant) {
+    /// The dial of `leg` has failed: streams that wait for it are given back.
+    pub fn dial_failed(&mut self, leg: impl Into<Leg>, failure: ConnectFailure, now: Instant) {
         self.now = now;
-        let Some(endpoint) = self.endpoints.get_mut(&address) else {
+        let leg = leg.into();
+        let Some(endpoint) = self.endpoints.get_mut(&leg) else {
             return;
         };
         endpoint.dialling = false;
         for exchange_key in std::mem::take(&mut endpoint.waiting) {
-            if let Some(exchange) = self.waiting_exchange(exchange_key, address) {
+            if let Some(exchange) = self.waiting_exchange(exchange_key, leg) {
                 exchange.phase = Phase::Picking;
                 self.tell(Event::Unreachable { exchange: exchange_key, failure });
             }
         }
     }
 
-    /// A connection to `address` has been made; nothing has been sent or read on it.
-    pub fn open_upstream(&mut self, address: SocketAddr, now: Instant) -> ConnectionKey {
+    /// A connection on `leg` has been made; nothing has been sent or read on it.
+    pub fn open_upstream(&mut self, leg: impl Into<Leg>, now: Instant) -> ConnectionKey {
         self.now = now;
-        let key = self.open(Role::Upstream { address });
-        let endpoint = self.endpoints.entry(address).or_default();
+        let leg = leg.into();
+        let key = self.open(Role::Upstream { leg });
+        let endpoint = self.endpoints.entry(leg).or_default();
         endpoint.dialling = false;
         endpoint.connections.push(key);
-        self.serve_waiting(address);
+        self.serve_waiting(leg);
         key
     }
 
-    /// All of these endpoints offer extended CONNECT, as far as is known.
-    pub fn offer_extended_connect(&self, addresses: impl IntoIterator<Item = SocketAddr>) -> bool {
-        let mut addresses = addresses.into_iter().peekable();
-        addresses.peek().is_some()
-            && addresses.all(|address| {
-                self.endpoints.get(&address).is_some_and(|endpoint| endpoint.extended_connect)
+    /// The endpoints of all of these legs offer extended CONNECT, as far as is known by them.
+    pub fn offer_extended_connect(&self, legs: impl IntoIterator<Item = Leg>) -> bool {
+        let mut legs = legs.into_iter().peekable();
+        legs.peek().is_some()
+            && legs.all(|leg| {
+                self.endpoints.get(&leg).is_some_and(|endpoint| endpoint.extended_connect)
             })
     }
 
-    pub(super) fn endpoint_known(&mut self, address: SocketAddr, extended_connect: bool) {
-        if let Some(endpoint) = self.endpoints.get_mut(&address) {
+    pub(super) fn endpoint_known(&mut self, leg: Leg, extended_connect: bool) {
+        if let Some(endpoint) = self.endpoints.get_mut(&leg) {
             endpoint.extended_connect = extended_connect;
         }
     }
 
-    /// Puts a stream on a connection to `address`, now or when there is one.
-    pub(super) fn wait_for(&mut self, key: ExchangeKey, address: SocketAddr) {
+    /// Puts a stream on a connection `leg`, now or when there is one.
+    pub(super) fn wait_for(&mut self, key: ExchangeKey, leg: Leg) {
         let Some(exchange) = self.exchanges.get_mut(key) else {
             return;
         };
         exchange.phase = Phase::Waiting;
-        exchange.address = Some(address);
-        match self.find(address) {
+        exchange.leg = Some(leg);
+        match self.find(leg) {
             Found::Connection(connection) => self.send_request(key, connection),
             found => {
-                let endpoint = self.endpoints.entry(address).or_default();
+                let endpoint = self.endpoints.entry(leg).or_default();
                 endpoint.waiting.push_back(key);
-                self.dial_if(address, &found);
+                self.dial_if(leg, &found);
             }
         }
     }
 
-    fn dial_if(&mut self, address: SocketAddr, found: &Found) {
-        if let (Found::Dial, Some(endpoint)) = (found, self.endpoints.get_mut(&address)) {
+    fn dial_if(&mut self, leg: Leg, found: &Found) {
+        if let (Found::Dial, Some(endpoint)) = (found, self.endpoints.get_mut(&leg)) {
             endpoint.dialling = true;
-            self.tell(Event::Dial { address });
+            self.tell(Event::Dial { leg });
         }
     }
 
     /// Gives what room there is to the streams that wait for it.
-    pub(super) fn serve_waiting(&mut self, address: SocketAddr) {
+    pub(super) fn serve_waiting(&mut self, leg: Leg) {
         loop {
-            let Some(endpoint) = self.endpoints.get_mut(&address) else {
+            let Some(endpoint) = self.endpoints.get_mut(&leg) else {
                 return;
             };
             let Some(&key) = endpoint.waiting.front() else {
                 return;
             };
-            let is_waiting = self.waiting_exchange(key, address).is_some();
-            let found = if is_waiting { self.find(address) } else { Found::Wait };
+            let is_waiting = self.waiting_exchange(key, leg).is_some();
+            let found = if is_waiting { self.find(leg) } else { Found::Wait };
             if is_waiting && !matches!(found, Found::Connection(_)) {
-                return self.dial_if(address, &found);
+                return self.dial_if(leg, &found);
             }
-            if let Some(endpoint) = self.endpoints.get_mut(&address) {
+            if let Some(endpoint) = self.endpoints.get_mut(&leg) {
                 endpoint.waiting.pop_front();
             }
             if let Found::Connection(connection) = found {
@@ -152,17 +154,17 @@ impl Switch {
     fn waiting_exchange(
         &mut self,
         key: ExchangeKey,
-        address: SocketAddr,
+        leg: Leg,
     ) -> Option<&mut super::exchange::Exchange> {
-        self.exchanges.get_mut(key).filter(|exchange| {
-            exchange.phase == Phase::Waiting && exchange.address == Some(address)
-        })
+        self.exchanges
+            .get_mut(key)
+            .filter(|exchange| exchange.phase == Phase::Waiting && exchange.leg == Some(leg))
     }
 
     /// The least loaded connection with room; when there may be no more connections, none until
     /// one has room.
-    fn find(&self, address: SocketAddr) -> Found {
-        let Some(endpoint) = self.endpoints.get(&address) else {
+    fn find(&self, leg: Leg) -> Found {
+        let Some(endpoint) = self.endpoints.get(&leg) else {
             return Found::Dial;
         };
         let mut awaiting = false;

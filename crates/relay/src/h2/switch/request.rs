@@ -120,7 +120,7 @@ impl Switch {
             response: Flow::default(),
             replay: Replay { octets: self.buffers.pop().unwrap_or_default(), abandoned: false },
             phase: Phase::Picking,
-            address: None,
+            leg: None,
             head_at: 0,
             attempts: 0,
             method: facts.method,

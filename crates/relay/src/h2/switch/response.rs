@@ -198,13 +198,13 @@ impl Switch {
         flow.queue.extend(&exchange.replay.octets);
         flow.again = flow.queue.len() - unreturned;
         flow.dropped = false;
-        match exchange.address {
+        match exchange.leg {
             // Nothing has left us: the endpoint has done nothing that speaks against it.
-            Some(address)
+            Some(leg)
                 if reason == ReplayReason::Unwritten
                     && exchange.attempts < limits::OPEN_ATTEMPTS =>
             {
-                self.wait_for(key, address);
+                self.wait_for(key, leg);
             }
             _ => {
                 exchange.phase = Phase::Picking;

@@ -27,10 +27,12 @@ impl Switch {
     /// Does what is due. To be called every half second or so; looks at each connection once.
     pub fn tick(&mut self, now: Instant) {
         self.now = now;
+        let count = self.endpoints.values().map(|leg| leg.connections.len()).sum();
+        let idle = settings::upstream_idle(count);
         let mut due: Vec<(ConnectionKey, Due)> = Vec::new();
         for (key, connection) in self.connections.iter_mut() {
             connection.shrink();
-            match connection.due(now) {
+            match connection.due(now, idle) {
                 Due::Nothing => {}
                 what => due.push((key, what)),
             }
@@ -59,14 +61,14 @@ impl Switch {
             return;
         };
         connection.assumed_streams = true;
-        if let Role::Upstream { address } = connection.role {
-            self.serve_waiting(address);
+        if let Role::Upstream { leg } = connection.role {
+            self.serve_waiting(leg);
         }
     }
 }
 
 impl Connection {
-    fn due(&self, now: Instant) -> Due {
+    fn due(&self, now: Instant, idle: Duration) -> Due {
         let since = |then: Instant| now.saturating_duration_since(then);
         let passed = |then: Instant, most: Duration| since(then) >= most;
         if self.is_over() {
@@ -87,15 +89,14 @@ impl Connection {
                 Due::StopStreams
             }
             (Role::Downstream { .. }, _) => Due::Nothing,
-            (Role::Upstream { .. }, _) => self.upstream_due(now),
+            (Role::Upstream { .. }, _) => self.upstream_due(now, idle),
         }
     }
 
-    fn upstream_due(&self, now: Instant) -> Due {
+    fn upstream_due(&self, now: Instant, idle: Duration) -> Due {
         let passed = |then: Instant, most: Duration| now.saturating_duration_since(then) >= most;
         if self.streams.is_empty() {
-            let idle = passed(self.idle_since, settings::UPSTREAM_IDLE);
-            return if idle { Due::Close } else { Due::Nothing };
+            return if passed(self.idle_since, idle) { Due::Close } else { Due::Nothing };
         }
         // Anything that was received answers a PING as well.
         let asked = self.pinged.filter(|then| self.received < *then);

@@ -1,6 +1,5 @@
 //! What is known of a stream besides what the switch knows: who serves it, and what is counted.
 
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -111,9 +110,9 @@ impl super::Driver {
             server.stats().no_endpoint.inc();
             return self.answer(exchange, 503, &stream.tried.no_endpoint(&server));
         };
-        let address: SocketAddr = choice.address();
+        let leg = stream.route.leg(worker, choice.address());
         stream.on = Some(On { server, choice, started: None });
-        self.switch.borrow_mut().assign(exchange, address, Instant::now());
+        self.switch.borrow_mut().assign(exchange, leg, Instant::now());
     }
 
     fn answer(&self, exchange: ExchangeKey, status: u16, message: &str) {

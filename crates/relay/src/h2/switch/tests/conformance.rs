@@ -285,7 +285,7 @@ fn rfc8441_extended_connect_needs_the_endpoints_offer() {
         (":authority", "echo"),
     ];
     let mut lab = Lab::new(1);
-    assert!(!lab.switch.offer_extended_connect([super::lab::address(1)]));
+    assert!(!lab.switch.offer_extended_connect([super::lab::address(1).into()]));
     let (_client, _endpoint) = {
         let mut client = lab.client();
         let octets = client.headers(1, &CALL, true);
@@ -293,7 +293,7 @@ fn rfc8441_extended_connect_needs_the_endpoints_offer() {
         let endpoint = lab.endpoint_with(&[(8, 1)]);
         (client, endpoint)
     };
-    assert!(lab.switch.offer_extended_connect([super::lab::address(1)]));
+    assert!(lab.switch.offer_extended_connect([super::lab::address(1).into()]));
     assert!(!lab.switch.offer_extended_connect([]), "nobody offers nothing");
 
     let key = lab.switch.open_downstream(true, lab.now);
