@@ -20,6 +20,9 @@ pub struct Desired {
     /// (ClusterIP, port, protocol) whose endpoints all run elsewhere under the Local policy:
     /// dropped in silence.
     pub drop: BTreeSet<(IpAddr, u16, Protocol)>,
+    /// ClusterIPs whose UDP or SCTP somebody else balances in the kernel. They too need a way from
+    /// this node.
+    pub routed: BTreeSet<IpAddr>,
     /// Service ranges of the cluster that were learnt while running, besides those configured.
     pub ranges: BTreeSet<IpNet>,
     /// By which clients are to be seen, one for each range of clients; [`crate::Capture::aliases`]
@@ -28,8 +31,9 @@ pub struct Desired {
 }
 
 impl Desired {
-    /// What a snapshot asks for: balanced TCP is captured, balanced UDP and SCTP are left alone,
-    /// and the other dispositions hold for every protocol. It knows no ranges and no aliases.
+    /// What a snapshot asks for: balanced TCP is captured, balanced UDP and SCTP are only
+    /// routed, and the other dispositions hold for every protocol. It knows no ranges and no
+    /// aliases.
     ///
     /// Addresses that no packet can have as destination (unspecified address, port 0) are left
     /// out: the kernel's sets refuse them, and one bad manifest must not stop all the others.
@@ -44,7 +48,9 @@ impl Desired {
                 (Disposition::Balance, Protocol::Tcp) => {
                     desired.capture.insert((ip, port));
                 }
-                (Disposition::Balance, Protocol::Udp | Protocol::Sctp) => {}
+                (Disposition::Balance, Protocol::Udp | Protocol::Sctp) => {
+                    desired.routed.insert(ip);
+                }
                 (Disposition::Reject, _) => {
                     desired.reject.insert((ip, port, protocol));
                 }
@@ -60,7 +66,8 @@ impl Desired {
     pub(crate) fn addresses(&self, family: Family) -> BTreeSet<IpAddr> {
         let captured = self.capture.iter().map(|(ip, _)| *ip);
         let refused = self.reject.iter().chain(&self.drop).map(|(ip, ..)| *ip);
-        captured.chain(refused).filter(|ip| Family::of(*ip) == family).collect()
+        let named = captured.chain(refused).chain(self.routed.iter().copied());
+        named.filter(|ip| Family::of(*ip) == family).collect()
     }
 }
 
@@ -152,6 +159,7 @@ mod tests {
                 ]
                 .into(),
                 drop: [(ip("10.96.0.3"), 80, Protocol::Tcp)].into(),
+                routed: [ip("10.96.0.2")].into(),
                 ranges: BTreeSet::new(),
                 aliases: BTreeSet::new(),
             }

@@ -98,12 +98,13 @@ async fn serve(options: RunOptions, settings: Settings, verbosity: Verbosity) ->
     };
     let mut workers = workers::start(listeners, &shared)?;
 
-    let (desired, desired_changed) = watch::channel(None);
+    let (target, target_changed) = watch::channel(None);
     let rules = Rules {
         config: config::capture(&options, gate.as_deref().map(Gate::bit)),
         gate,
         client_ip: InForce::new(aliases_publisher, Arc::clone(&metrics)),
-        desired: desired_changed,
+        kernel_path: config::kernel_path(&options),
+        target: target_changed,
         sync_period,
         health: Arc::clone(&health),
         metrics: Arc::clone(&metrics),
@@ -115,7 +116,8 @@ async fn serve(options: RunOptions, settings: Settings, verbosity: Verbosity) ->
     let plans = Rc::new(Plans::new(publisher, options.ipvs_scheduler));
     let mut publication = Publication {
         plans: Rc::clone(&plans),
-        desired,
+        target,
+        kernel_balances: options.kube_proxy_replacement,
         health: Arc::clone(&health),
         metrics: Arc::clone(&metrics),
         programming,
@@ -175,8 +177,10 @@ async fn serve(options: RunOptions, settings: Settings, verbosity: Verbosity) ->
     }
     drain.send_replace(true);
     drain_workers(&mut workers, &mut signals, options.drain_timeout).await;
-    // Rules last: established connections need them until here.
+    // Rules last: established connections need them until here. In place of kube-proxy they stay:
+    // nothing is captured any more, the kernel balances, and refuses what has no endpoints.
     if let Some(capture) = capture
+        && !options.kube_proxy_replacement
         && let Err(error) = capture.remove().await
     {
         tracing::error!(error = %error, "cannot remove all rules, run `streamvs cleanup`");

@@ -63,8 +63,7 @@ pub(crate) fn explain(options: &ExplainOptions) -> Result<(), Error> {
 /// `streamvs cleanup`.
 pub(crate) fn cleanup(log: &LogOptions) -> Result<(), Error> {
     telemetry::init(log);
-    let removed =
-        control_runtime()?.block_on(streamvs_capture::cleanup()).map_err(Error::Capture)?;
+    let removed = control_runtime()?.block_on(everything_removed())?;
     let mut output = std::io::stdout().lock();
     for item in &removed {
         writeln!(output, "removed {item}").map_err(Error::Output)?;
@@ -73,6 +72,14 @@ pub(crate) fn cleanup(log: &LogOptions) -> Result<(), Error> {
         writeln!(output, "nothing to remove").map_err(Error::Output)?;
     }
     Ok(())
+}
+
+/// Capture first: what it falls back to is there until it is gone.
+async fn everything_removed() -> Result<Vec<String>, Error> {
+    let captured = streamvs_capture::cleanup().await.map_err(Error::Capture)?;
+    let mut removed: Vec<String> = captured.iter().map(ToString::to_string).collect();
+    removed.extend(streamvs_nat::cleanup().await.map_err(Error::KernelPath)?);
+    Ok(removed)
 }
 
 /// `streamvs run` with `--write-config-to` or `--init-only`.

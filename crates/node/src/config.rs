@@ -119,6 +119,12 @@ pub(crate) fn client_ip(options: &RunOptions) -> Wish {
     Wish::new(keep, options.pod_cidrs.clone(), options.client_ip_ranges.clone())
 }
 
+/// None: next to kube-proxy.
+pub(crate) fn kernel_path(options: &RunOptions) -> Option<streamvs_nat::Config> {
+    let scheduler = options.ipvs_scheduler.as_str().to_owned();
+    options.kube_proxy_replacement.then_some(streamvs_nat::Config { scheduler })
+}
+
 /// Where objects are from.
 pub(crate) enum Source {
     Manifests(ManifestsConfig),

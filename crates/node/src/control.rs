@@ -3,7 +3,7 @@
 //! ```text
 //! watch --snapshot--> Publication --plan-----> workers   (one atomic swap)
 //!                          |
-//!                          +-------desired---> Rules --> kernel (newest only)
+//!                          +-------target----> Rules --> kernel (newest only)
 //! ```
 //!
 //! Traffic first: a Service is known to the workers before the kernel sends them its connections.
@@ -17,6 +17,7 @@ use ipnet::IpNet;
 use streamvs_admin::{Health, Moment, NodeMetrics, NodeState, Sync, TableSource};
 use streamvs_balance::{Plan, SchedulerName};
 use streamvs_capture::{BEAT, Capture, Desired, Gate};
+use streamvs_nat::KernelPath;
 use streamvs_resolve::Changes;
 use streamvs_table::publish::Publisher;
 use streamvs_table::{Family, Snapshot};
@@ -62,10 +63,21 @@ impl Plans {
     }
 }
 
+/// What the kernel shall agree with.
+#[derive(Clone)]
+pub(crate) struct Target {
+    /// For capture.
+    desired: Arc<Desired>,
+    /// For the kernel path.
+    snapshot: Arc<Snapshot>,
+}
+
 /// The single writer of the table.
 pub(crate) struct Publication {
     pub(crate) plans: Rc<Plans>,
-    pub(crate) desired: watch::Sender<Option<Arc<Desired>>>,
+    pub(crate) target: watch::Sender<Option<Target>>,
+    /// The kernel balances too, so that it has to be told of endpoints.
+    pub(crate) kernel_balances: bool,
     pub(crate) health: Arc<Health>,
     pub(crate) metrics: Arc<NodeMetrics>,
     pub(crate) programming: Arc<Programming>,
@@ -124,40 +136,43 @@ impl Publication {
             tracing::debug!(generation, service_port_count, "table published");
         }
         let kernel_follows = if snapshot.is_reached_as(&before) {
-            self.desire_the_same()
+            self.desire_the_same(&snapshot)
         } else {
             self.desire(&snapshot)
         };
-        self.programming.published(changes, kernel_follows);
+        self.programming.published(changes, kernel_follows || self.kernel_balances);
     }
 
     /// The table stays; the ranges are for the kernel only.
     fn set_service_cidrs(&mut self, ranges: Vec<IpNet>) {
         self.service_cidrs = ranges;
-        if self.desired.borrow().is_some() {
+        if self.target.borrow().is_some() {
             self.desire(self.plans.publisher.current().snapshot());
         }
     }
 
-    /// Only endpoints have changed, so that the kernel is as it should be, or soon will be. True:
-    /// it has yet to be told for the first time.
-    fn desire_the_same(&self) -> bool {
-        let never = self.desired.borrow().is_none();
+    /// Only endpoints have changed, so that capture is as it should be, or soon will be. True: it
+    /// has yet to be told for the first time.
+    fn desire_the_same(&self, snapshot: &Arc<Snapshot>) -> bool {
+        let never = self.target.borrow().is_none();
         if never {
-            return self.desire(self.plans.publisher.current().snapshot());
+            return self.desire(snapshot);
         }
-        self.desired.send_modify(|_| {});
+        self.target.send_modify(|target| {
+            if let Some(target) = target {
+                target.snapshot = Arc::clone(snapshot);
+            }
+        });
         false
     }
 
-    /// Tells the kernel's writer. True: the kernel has something to do.
-    fn desire(&self, snapshot: &Snapshot) -> bool {
+    /// Tells the kernel's writer. True: capture has something to do.
+    fn desire(&self, snapshot: &Arc<Snapshot>) -> bool {
         let ranges = self.service_cidrs.iter().copied().collect();
         let aliases = self.client_ip.aliases(snapshot);
-        let desired = Desired { ranges, aliases, ..Desired::from_snapshot(snapshot) };
-        let desired = Some(Arc::new(desired));
-        let news = *self.desired.borrow() != desired;
-        self.desired.send_replace(desired);
+        let desired = Arc::new(Desired { ranges, aliases, ..Desired::from_snapshot(snapshot) });
+        let news = self.target.borrow().as_ref().is_none_or(|target| *target.desired != *desired);
+        self.target.send_replace(Some(Target { desired, snapshot: Arc::clone(snapshot) }));
         news
     }
 }
@@ -169,7 +184,9 @@ pub(crate) struct Rules {
     /// None: captured is what the rules say, whether we live or not.
     pub(crate) gate: Option<Arc<Gate>>,
     pub(crate) client_ip: InForce,
-    pub(crate) desired: watch::Receiver<Option<Arc<Desired>>>,
+    /// None: UDP and SCTP are kube-proxy's.
+    pub(crate) kernel_path: Option<streamvs_nat::Config>,
+    pub(crate) target: watch::Receiver<Option<Target>>,
     pub(crate) sync_period: Duration,
     pub(crate) health: Arc<Health>,
     pub(crate) metrics: Arc<NodeMetrics>,
@@ -187,7 +204,7 @@ impl Rules {
         mut self,
         mut stop: oneshot::Receiver<()>,
     ) -> Result<Option<Capture>, Error> {
-        let Some((mut capture, mut applied)) = self.install(&mut stop).await? else {
+        let Some(mut installed) = self.install(&mut stop).await? else {
             return Ok(None);
         };
         let mut audit = tokio::time::interval(self.sync_period);
@@ -197,80 +214,85 @@ impl Rules {
             tokio::select! {
                 biased;
                 _ = &mut stop => break,
-                changed = self.desired.changed() => {
+                changed = self.target.changed() => {
                     if changed.is_err() {
                         break;
                     }
-                    self.update(&mut capture, &mut applied).await;
+                    self.update(&mut installed).await;
                 }
-                _ = audit.tick() => self.audit(&mut capture).await,
+                _ = audit.tick() => self.audit(&mut installed).await,
             }
         }
         self.shut_gate();
+        let mut capture = installed.capture;
         if let Err(error) = capture.close_gate().await {
             tracing::error!(error = %error, "cannot stop capturing new connections");
         }
         Ok(Some(capture))
     }
 
-    /// Waits for the first table and installs its rules, which it returns too. None: nothing is to
-    /// be captured, or the process stops already.
+    /// Waits for the first table and installs its rules. None: nothing is to be captured, or the
+    /// process stops already.
     async fn install(
         &mut self,
         stop: &mut oneshot::Receiver<()>,
-    ) -> Result<Option<(Capture, Arc<Desired>)>, Error> {
+    ) -> Result<Option<Installed>, Error> {
         loop {
             tokio::select! {
                 biased;
                 _ = &mut *stop => return Ok(None),
-                changed = self.desired.changed() => {
+                changed = self.target.changed() => {
                     if changed.is_err() {
                         return Ok(None);
                     }
                 }
             }
-            let Some(desired) = self.desired.borrow_and_update().clone() else {
+            let Some(Target { desired, snapshot }) = self.target.borrow_and_update().clone() else {
                 continue;
             };
-            match self.config.take() {
-                Some(config) => {
-                    let started = Instant::now();
-                    let installed = Capture::install(config, &desired).await;
-                    let capture = installed.map_err(Error::Capture)?;
-                    self.client_ip.show(&capture);
-                    self.open_gate().await;
-                    self.applied(Sync::Full, started);
-                    tracing::info!(
-                        captured_count = desired.capture.len(),
-                        by = %capture.method(),
-                        "capture rules installed"
-                    );
-                    return Ok(Some((capture, desired)));
-                }
-                None => self.applied(Sync::Full, Instant::now()),
-            }
+            let Some(config) = self.config.take() else {
+                self.applied(Sync::Full, Instant::now());
+                continue;
+            };
+            let started = Instant::now();
+            // What capture falls back to is there before capture is.
+            let kernel_path = match self.kernel_path.take() {
+                Some(config) => Some(install_kernel_path(config, snapshot).await?),
+                None => None,
+            };
+            let capture = Capture::install(config, &desired).await.map_err(Error::Capture)?;
+            self.client_ip.show(&capture);
+            self.open_gate().await;
+            self.applied(Sync::Full, started);
+            tracing::info!(
+                captured_count = desired.capture.len(),
+                by = %capture.method(),
+                "capture rules installed"
+            );
+            return Ok(Some(Installed { capture, captured: desired, kernel_path }));
         }
     }
 
-    /// Brings the kernel to the newest table, however often that fails. `applied` is what it has.
-    async fn update(&mut self, capture: &mut Capture, applied: &mut Arc<Desired>) {
+    /// Brings the kernel to the newest table, however often that fails.
+    async fn update(&mut self, installed: &mut Installed) {
         loop {
-            let Some(desired) = self.desired.borrow_and_update().clone() else {
+            let Some(target) = self.target.borrow_and_update().clone() else {
                 return;
             };
             let started = Instant::now();
-            if Arc::ptr_eq(&desired, applied) {
-                return self.applied(Sync::Partial, started);
+            let news = !Arc::ptr_eq(&target.desired, &installed.captured);
+            if news {
+                self.client_ip.hide_others(&target.desired.aliases);
             }
-            self.client_ip.hide_others(&desired.aliases);
-            match capture.update(&desired).await {
+            match installed.follow(target).await {
                 Ok(()) => {
-                    self.client_ip.show(capture);
-                    *applied = desired;
+                    if news {
+                        self.client_ip.show(&installed.capture);
+                    }
                     return self.applied(Sync::Partial, started);
                 }
                 Err(error) => {
-                    tracing::error!(error = %error, "cannot update the capture rules, trying again");
+                    tracing::error!(error = %error, "cannot update the kernel's rules, trying again");
                     tokio::time::sleep(RETRY_PAUSE).await;
                 }
             }
@@ -299,7 +321,7 @@ impl Rules {
         }
     }
 
-    async fn audit(&mut self, capture: &mut Capture) {
+    async fn audit(&mut self, installed: &mut Installed) {
         let started = Instant::now();
         match self.gate.as_deref().map(Gate::mend) {
             None | Some(Ok(false)) => {}
@@ -309,9 +331,9 @@ impl Rules {
             }
             Some(Err(error)) => tracing::error!(%error, "cannot make the gate again"),
         }
-        match capture.audit().await {
+        match installed.capture.audit().await {
             Ok(repairs) => {
-                self.client_ip.show(capture);
+                self.client_ip.show(&installed.capture);
                 self.synced(Sync::Full, started);
                 for repair in repairs {
                     self.metrics.capture_repaired(1);
@@ -321,6 +343,15 @@ impl Rules {
             Err(error) => {
                 tracing::error!(error = %error, "cannot check the capture rules");
             }
+        }
+        let Some(kernel_path) = &mut installed.kernel_path else { return };
+        match kernel_path.audit().await {
+            Ok(false) => {}
+            Ok(true) => {
+                self.metrics.capture_repaired(1);
+                tracing::warn!("somebody changed the table streamvs-nat, repaired");
+            }
+            Err(error) => tracing::error!(error = %error, "cannot check the table streamvs-nat"),
         }
     }
 
@@ -338,4 +369,39 @@ impl Rules {
             self.metrics.rules_synced(family, sync, started.elapsed());
         }
     }
+}
+
+/// What is in the kernel.
+struct Installed {
+    capture: Capture,
+    /// What capture has been told.
+    captured: Arc<Desired>,
+    kernel_path: Option<KernelPath>,
+}
+
+impl Installed {
+    /// Brings the kernel to a target. Without a change for capture only the kernel path is told.
+    async fn follow(&mut self, target: Target) -> Result<(), Error> {
+        if let Some(kernel_path) = &mut self.kernel_path {
+            let applied = kernel_path.update(target.snapshot).await.map_err(Error::KernelPath)?;
+            let streamvs_nat::Applied { script_bytes, flows_deleted } = applied;
+            tracing::debug!(script_bytes, flows_deleted, "the kernel path follows");
+        }
+        if !Arc::ptr_eq(&target.desired, &self.captured) {
+            self.capture.update(&target.desired).await.map_err(Error::Capture)?;
+            self.captured = target.desired;
+        }
+        Ok(())
+    }
+}
+
+async fn install_kernel_path(
+    config: streamvs_nat::Config,
+    snapshot: Arc<Snapshot>,
+) -> Result<KernelPath, Error> {
+    let installed = KernelPath::install(config, snapshot).await;
+    let (kernel_path, applied) = installed.map_err(Error::KernelPath)?;
+    let streamvs_nat::Applied { script_bytes, flows_deleted } = applied;
+    tracing::info!(script_bytes, flows_deleted, "kernel path installed");
+    Ok(kernel_path)
 }

@@ -23,6 +23,8 @@ pub(crate) enum Error {
     NoNewPrivileges(io::Error),
     /// The kernel's rules cannot be set.
     Capture(streamvs_capture::Error),
+    /// The kernel path cannot be programmed.
+    KernelPath(streamvs_nat::Error),
     /// The source of objects cannot be watched.
     Watch(streamvs_watch::Error),
     /// The configuration cannot be written down.
@@ -64,6 +66,7 @@ impl fmt::Display for Error {
             Self::Privileges(source) => write!(f, "cannot give up capabilities: {source}"),
             Self::NoNewPrivileges(source) => write!(f, "cannot set no_new_privs: {source}"),
             Self::Capture(source) => write!(f, "cannot capture traffic: {source}"),
+            Self::KernelPath(source) => write!(f, "cannot balance in the kernel: {source}"),
             Self::Watch(source) => write!(f, "cannot watch: {source}"),
             Self::WriteConfig { path, source } => {
                 write!(f, "cannot write {}: {source}", path.display())
@@ -93,6 +96,7 @@ impl std::error::Error for Error {
             | Self::Output(source) => Some(source),
             Self::Privileges(source) => Some(source),
             Self::Capture(source) => Some(source),
+            Self::KernelPath(source) => Some(source),
             Self::Watch(source) => Some(source),
             Self::Admin(source) => Some(source),
             Self::UnknownService | Self::NotFit { .. } | Self::WorkerLost | Self::RulesLost => None,

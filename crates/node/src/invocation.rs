@@ -9,11 +9,12 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
 
+use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, CommandFactory, FromArgMatches};
 use serde_json::{Map, Value};
 
-use crate::cli::{Cli, Command};
+use crate::cli::{CaptureMode, Cli, Command};
 use crate::kube_proxy::effective;
 use crate::kube_proxy::file::{self, Configuration, Given};
 use crate::kube_proxy::kind::Kind;
@@ -115,6 +116,14 @@ pub(crate) fn read(arguments: Vec<OsString>) -> Result<Invocation, Refusal> {
     let run = matches.subcommand_matches("run").expect("the subcommand is the same");
     let settings = Settings { configuration: effective, flags: flagz(run) };
     let cli = Cli::from_arg_matches(&matches).map_err(Refusal::Usage)?;
+    if let Command::Run(options) = &cli.command
+        && options.kube_proxy_replacement
+        && options.capture == CaptureMode::None
+    {
+        let text = "--kube-proxy-replacement cannot be used with --capture none: capture refuses \
+                    what has no endpoints";
+        return Err(Refusal::Usage(command().error(ErrorKind::ArgumentConflict, text)));
+    }
     if let Command::Run(options) = &cli.command
         && options.iptables_sync_period > crate::cli::values::MAX_SYNC_PERIOD
     {

@@ -32,6 +32,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("k8s-openapi", &["resolve", "watch"]),
     ("h2", &["relay"]),
     ("netlink-packet-route", &["capture"]),
+    ("netlink-packet-netfilter", &["nat"]),
     ("rtnetlink", &["capture"]),
     ("nix", &["capture", "node", "relay"]),
     ("caps", &["node"]),

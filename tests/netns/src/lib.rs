@@ -9,6 +9,8 @@
 //! - `tcp`: everything that is not HTTP/2.
 //! - `gate`: a dead or hanging agent leaves new connections to whoever is behind it.
 //! - `guard`: the listener cannot be abused, and nothing is captured twice.
+//! - `kernel`: in place of kube-proxy, UDP, SCTP and who takes over when the agent is gone.
+//! - `scale`: what the kernel path costs among 10,000 Services.
 //! - `lifecycle`: start, stop, crash, cleaning up, wrong files.
 //! - `check`: what is told of a node before the first start.
 //! - `client_ip`: whom endpoints see.
@@ -27,6 +29,8 @@ mod gate;
 #[cfg(test)]
 mod guard;
 #[cfg(test)]
+mod kernel;
+#[cfg(test)]
 mod knocking;
 #[cfg(test)]
 mod lifecycle;
@@ -35,10 +39,14 @@ mod peers;
 #[cfg(test)]
 mod privileges;
 #[cfg(test)]
+mod scale;
+#[cfg(test)]
 mod scene;
 #[cfg(test)]
 mod spread;
 #[cfg(test)]
 mod tcp;
+#[cfg(test)]
+mod udp;
 #[cfg(test)]
 mod updates;

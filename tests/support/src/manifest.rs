@@ -35,6 +35,7 @@ struct Port {
     name: String,
     port: u16,
     target: u16,
+    protocol: &'static str,
     app_protocol: Option<String>,
 }
 
@@ -61,7 +62,14 @@ impl Service {
 
     /// Adds a TCP port whose endpoints listen on `target`.
     pub fn port(mut self, name: &str, port: u16, target: u16) -> Self {
-        self.ports.push(Port { name: name.to_owned(), port, target, app_protocol: None });
+        let (name, protocol) = (name.to_owned(), "TCP");
+        self.ports.push(Port { name, port, target, protocol, app_protocol: None });
+        self
+    }
+
+    /// Sets the protocol of the port added last, as Kubernetes writes it.
+    pub fn protocol(mut self, value: &'static str) -> Self {
+        self.ports.last_mut().expect("a port was added").protocol = value;
         self
     }
 
@@ -131,7 +139,7 @@ impl Service {
                     "name": port.name,
                     "port": port.port,
                     "targetPort": port.target,
-                    "protocol": "TCP",
+                    "protocol": port.protocol,
                 });
                 if let Some(app_protocol) = &port.app_protocol {
                     value["appProtocol"] = json!(app_protocol);
@@ -177,7 +185,9 @@ impl Service {
         let ports: Vec<Value> = self
             .ports
             .iter()
-            .map(|port| json!({ "name": port.name, "port": port.target, "protocol": "TCP" }))
+            .map(
+                |port| json!({ "name": port.name, "port": port.target, "protocol": port.protocol }),
+            )
             .collect();
         let endpoints: Vec<Value> = endpoints
             .iter()

@@ -72,6 +72,11 @@ pub(crate) struct RunOptions {
     #[arg(long, value_enum, default_value_t = CaptureMode::Auto)]
     pub(crate) capture: CaptureMode,
 
+    /// Serve UDP and SCTP too, in the kernel, and let the kernel balance TCP while this process is
+    /// away: for nodes without kube-proxy. Next to kube-proxy leave it off
+    #[arg(long, value_parser = values::boolean, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
+    pub(crate) kube_proxy_replacement: bool,
+
     /// Which iptables to use
     #[arg(long, value_enum, default_value_t = IptablesBackend::Auto)]
     pub(crate) iptables_backend: IptablesBackend,

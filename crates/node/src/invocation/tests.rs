@@ -70,6 +70,8 @@ fn wrong_values_are_refused() {
         "--listen-port 0",
         "--workers 0",
         "--capture ebpf",
+        "--capture none --kube-proxy-replacement",
+        "--kube-proxy-replacement=strict",
         "--service-cidrs 10.96.0.0",
         "--proxy-mode userspace",
         "--oom-score-adj 1001",

@@ -1,0 +1,271 @@
+//! Puts the kernel path into the kernel and keeps it true.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use streamvs_table::{Family, PerFamily, Protocol, ServicePort, Snapshot};
+
+use crate::change::{self, Shared};
+use crate::contents::Contents;
+use crate::listing::Listing;
+use crate::nft::Nft;
+use crate::order::Order;
+use crate::{Error, conntrack};
+
+/// How the kernel path works on this node.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The scheduler of Services that ask for none, by its name. The kernel takes turns for `rr`,
+    /// hashes the client for `sh`, and picks by chance where a scheduler looks at load.
+    pub scheduler: String,
+}
+
+/// What a change did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// Octets of the script given to `nft`; 0 where the kernel held everything already.
+    pub script_bytes: usize,
+    /// UDP flows whose endpoint is no longer one, forgotten by the kernel.
+    pub flows_deleted: usize,
+}
+
+/// The kernel path of this network namespace. Dropping it changes nothing: the kernel goes on
+/// balancing by what it was told last.
+///
+/// All methods run programs and need a tokio runtime with time and I/O enabled; they act on the
+/// network namespace of the calling thread.
+#[derive(Debug)]
+pub struct KernelPath {
+    nft: Nft,
+    families: Vec<Family>,
+    default: Order,
+    /// What the kernel holds, unless `doubtful`.
+    snapshot: Arc<Snapshot>,
+    shared: PerFamily<Shared>,
+    hairpins: PerFamily<BTreeMap<IpAddr, u32>>,
+    /// A change failed, so that the kernel is to be read before the next one.
+    doubtful: bool,
+}
+
+impl KernelPath {
+    /// Brings the kernel to `snapshot`, in one transaction. What a predecessor left is adopted:
+    /// only the difference is written, and nothing where there is none.
+    ///
+    /// # Errors
+    /// `nft` is missing or fails, or the kernel cannot do it. IPv6 alone may be missing, with a
+    /// warning.
+    pub async fn install(
+        config: Config,
+        snapshot: Arc<Snapshot>,
+    ) -> Result<(Self, Applied), Error> {
+        let nft = Nft::locate()?;
+        nft.probe(Family::V4).await?;
+        let mut families = vec![Family::V4];
+        match nft.probe(Family::V6).await {
+            Ok(()) => families.push(Family::V6),
+            Err(error) => tracing::warn!(%error, "the kernel balances no ipv6 services"),
+        }
+        let mut path = Self {
+            nft,
+            families,
+            default: Order::of(&config.scheduler),
+            snapshot: Arc::default(),
+            shared: PerFamily::default(),
+            hairpins: PerFamily::default(),
+            doubtful: true,
+        };
+        let script_bytes = path.settle(&snapshot).await?;
+        let flows_deleted = path.forget_flows(&Snapshot::default(), &snapshot).await;
+        path.snapshot = snapshot;
+        Ok((path, Applied { script_bytes, flows_deleted }))
+    }
+
+    /// Brings the kernel from the last snapshot to this one. Costs one run of `nft` with the
+    /// difference, and nothing where there is none; then the UDP flows of removed endpoints go.
+    ///
+    /// # Errors
+    /// `nft` failed, also after the kernel was read. The next `update` or [`KernelPath::audit`]
+    /// tries again.
+    pub async fn update(&mut self, snapshot: Arc<Snapshot>) -> Result<Applied, Error> {
+        let script_bytes = match self.step(&snapshot).await {
+            Some(script_bytes) => script_bytes,
+            None => self.settle(&snapshot).await?,
+        };
+        let before = std::mem::replace(&mut self.snapshot, Arc::clone(&snapshot));
+        let flows_deleted = if udp_differs(&before, &snapshot) {
+            self.forget_flows(&before, &snapshot).await
+        } else {
+            0
+        };
+        Ok(Applied { script_bytes, flows_deleted })
+    }
+
+    /// Looks whether our chains and sets are there with all their rules, and mends what is not.
+    /// True: something was mended.
+    ///
+    /// # Errors
+    /// `nft` failed.
+    pub async fn audit(&mut self) -> Result<bool, Error> {
+        for family in self.families.clone() {
+            let wanted = self.chains(family);
+            let text = self.nft.list(family, false).await?;
+            let listing = text.as_deref().and_then(Listing::parse);
+            let whole = listing.is_some_and(|listing| {
+                let shared = listing.shared(family, &wanted);
+                shared.as_ref() == Some(self.shared.get(family)) && listing.has_chains_of(&wanted)
+            });
+            if !whole || self.doubtful {
+                let snapshot = Arc::clone(&self.snapshot);
+                return self.settle(&snapshot).await.map(|script_bytes| script_bytes > 0);
+            }
+        }
+        Ok(false)
+    }
+
+    /// The chains and sets of single Services.
+    fn chains(&self, family: Family) -> Contents {
+        let mut contents = Contents::default();
+        for port in self.snapshot.services().iter().filter(|port| port.affinity.is_some()) {
+            contents.add(port, &self.snapshot, family, self.default);
+        }
+        contents
+    }
+
+    /// Writes the difference between two snapshots, from which only what differs is computed.
+    /// None: that cannot be done, or failed; the kernel is to be read.
+    async fn step(&mut self, snapshot: &Snapshot) -> Option<usize> {
+        if self.doubtful {
+            return None;
+        }
+        let before = Arc::clone(&self.snapshot);
+        let (left, joined) = difference(&before, snapshot);
+        let mut script = String::new();
+        for family in self.families.clone() {
+            let (mut old, mut new) = (Contents::default(), Contents::default());
+            for port in left.iter().copied() {
+                old.add(port, &before, family, self.default);
+            }
+            for port in joined.iter().copied() {
+                new.add(port, snapshot, family, self.default);
+            }
+            script += &change::script(family, &old, &new, self.shared.get_mut(family));
+            let hairpins = self.hairpins.get_mut(family);
+            let present: BTreeSet<IpAddr> = hairpins.keys().copied().collect();
+            add_up(hairpins, &old.hairpins, &new.hairpins);
+            script += &change::hairpins(family, &present, hairpins);
+        }
+        match self.nft.commit(&script).await {
+            Ok(()) => Some(script.len()),
+            Err(error) => {
+                self.doubtful = true;
+                tracing::warn!(%error, "the kernel path is not as we left it, reading it anew");
+                None
+            }
+        }
+    }
+
+    /// Reads what the kernel holds and writes what differs from a snapshot.
+    async fn settle(&mut self, snapshot: &Snapshot) -> Result<usize, Error> {
+        self.doubtful = true;
+        let mut script = String::new();
+        for family in self.families.clone() {
+            let wanted = Contents::of(snapshot, family, self.default);
+            let text = self.nft.list(family, true).await?;
+            let listing = text.as_deref().and_then(Listing::parse);
+            let adopted = listing.and_then(|listing| {
+                let shared = listing.shared(family, &wanted)?;
+                Some((listing, shared))
+            });
+            let (found, hairpins, mut shared) = match adopted {
+                Some((listing, shared)) => {
+                    (listing.contents(&wanted), listing.hairpins().clone(), shared)
+                }
+                None => {
+                    script += &change::renew(family, text.is_some());
+                    Default::default()
+                }
+            };
+            script += &change::script(family, &found, &wanted, &mut shared);
+            script += &change::hairpins(family, &hairpins, &wanted.hairpins);
+            *self.shared.get_mut(family) = shared;
+            *self.hairpins.get_mut(family) = wanted.hairpins;
+        }
+        self.nft.commit(&script).await?;
+        self.doubtful = false;
+        Ok(script.len())
+    }
+
+    /// Deletes the UDP flows that lead to what is no endpoint any more. A failure is logged: the
+    /// flows end by themselves when they are silent for long enough.
+    async fn forget_flows(&self, before: &Snapshot, after: &Snapshot) -> usize {
+        let mut deleted = 0;
+        for family in self.families.iter().copied() {
+            let forgotten =
+                conntrack::forget(family, |flow| conntrack::is_stale(flow, before, after));
+            match forgotten.await.map_err(Error::Conntrack) {
+                Ok(count) => deleted += count,
+                Err(error) => tracing::error!(%error, "clients may go on to removed endpoints"),
+            }
+        }
+        deleted
+    }
+}
+
+/// The ServicePorts that are gone or changed, and those that are new or changed. Where ServicePorts
+/// claim the same address all count as both, since an address may have changed hands.
+fn difference<'a>(
+    before: &'a Snapshot,
+    after: &'a Snapshot,
+) -> (Vec<&'a ServicePort>, Vec<&'a ServicePort>) {
+    if has_conflicts(before) || has_conflicts(after) {
+        let all = |snapshot: &'a Snapshot| snapshot.services().iter().map(Arc::as_ref).collect();
+        return (all(before), all(after));
+    }
+    let missing_from = |other: &'a Snapshot, these: &'a Snapshot| {
+        let mut others = other.services().iter().peekable();
+        let mut missing = Vec::new();
+        for port in these.services() {
+            while others.next_if(|other| other.name < port.name).is_some() {}
+            if !others.peek().is_some_and(|other| Arc::ptr_eq(other, port)) {
+                missing.push(&**port);
+            }
+        }
+        missing
+    };
+    (missing_from(after, before), missing_from(before, after))
+}
+
+fn has_conflicts(snapshot: &Snapshot) -> bool {
+    let claims = |port: &Arc<ServicePort>| {
+        port.cluster_ips.len() + port.load_balancer_ips.len() + port.external_ips.len()
+    };
+    let claimed: usize = snapshot.services().iter().map(claims).sum();
+    claimed != snapshot.addresses().count()
+}
+
+/// True where a UDP ServicePort differs.
+fn udp_differs(before: &Snapshot, after: &Snapshot) -> bool {
+    let (left, joined) = difference(before, after);
+    left.iter().chain(&joined).any(|port| port.name.protocol == Protocol::Udp)
+}
+
+/// `total - old + new`, without what comes to nothing.
+fn add_up(
+    total: &mut BTreeMap<IpAddr, u32>,
+    old: &BTreeMap<IpAddr, u32>,
+    new: &BTreeMap<IpAddr, u32>,
+) {
+    for (ip, count) in new {
+        *total.entry(*ip).or_default() += count;
+    }
+    for (ip, count) in old {
+        if let Some(left) = total.get_mut(ip) {
+            *left = left.saturating_sub(*count);
+        }
+    }
+    total.retain(|_, count| *count > 0);
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,121 @@
+//! The program `nft`: a script in, its answer out, each script one transaction.
+//!
+//! A process for each change, which costs 5 to 7 ms with 50,000 elements in place. A netlink
+//! encoder of our own would save most of it, and cost the text that people can read and try.
+
+use std::path::PathBuf;
+use std::process::{Output, Stdio};
+use std::time::Duration;
+
+use streamvs_table::Family;
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command;
+
+use crate::Error;
+use crate::layout::{self, TABLE};
+
+/// Longest run. 250,000 endpoints load in 2.5 s on an idle machine.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Where it is when `PATH` does not say so.
+const USUAL_PLACES: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
+
+/// The program, found.
+#[derive(Clone, Debug)]
+pub(crate) struct Nft {
+    path: PathBuf,
+}
+
+impl Nft {
+    pub(crate) fn locate() -> Result<Self, Error> {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let usual = USUAL_PLACES.iter().map(PathBuf::from);
+        let mut candidates =
+            std::env::split_paths(&path).chain(usual).map(|place| place.join("nft"));
+        let path = candidates.find(|path| path.is_file()).ok_or(Error::NftMissing)?;
+        Ok(Self { path })
+    }
+
+    /// Commits a script; an empty one costs nothing.
+    pub(crate) async fn commit(&self, script: &str) -> Result<(), Error> {
+        if script.is_empty() {
+            return Ok(());
+        }
+        let output = self.run(&["-f", "-"], script).await?;
+        success(output).map(drop)
+    }
+
+    /// Says what is missing where the kernel cannot do what the rules of a family need.
+    pub(crate) async fn probe(&self, family: Family) -> Result<(), Error> {
+        let tables = self.run(&["list", "tables"], "").await?;
+        if !tables.status.success() {
+            return Err(Error::NoNftables { stderr: stderr(&tables) });
+        }
+        // Checked by the kernel, and not committed.
+        let checked = self.run(&["-c", "-f", "-"], &layout::probe(family)).await?;
+        if !checked.status.success() {
+            return Err(Error::Unsupported { family, stderr: stderr(&checked) });
+        }
+        Ok(())
+    }
+
+    /// All tables, one a line, as in `table ip nat`.
+    pub(crate) async fn tables(&self) -> Result<String, Error> {
+        success(self.run(&["list", "tables"], "").await?)
+    }
+
+    /// Our table as text with plain numbers, with the elements of all maps and sets or without;
+    /// none where there is no such table.
+    pub(crate) async fn list(
+        &self,
+        family: Family,
+        elements: bool,
+    ) -> Result<Option<String>, Error> {
+        let tables = self.tables().await?;
+        let ours = format!("table {} {TABLE}", layout::word(family));
+        if !tables.lines().any(|line| line == ours) {
+            return Ok(None);
+        }
+        let terse: &[&str] = if elements { &[] } else { &["-t"] };
+        let listing = [&["-n"], terse, &["list", "table", layout::word(family), TABLE]].concat();
+        success(self.run(&listing, "").await?).map(Some)
+    }
+
+    /// # Cancel safety
+    /// When dropped, the program is killed; its transaction is whole or was not begun.
+    async fn run(&self, arguments: &[&str], script: &str) -> Result<Output, Error> {
+        let run = async {
+            let mut child = Command::new(&self.path)
+                .args(arguments)
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .kill_on_drop(true)
+                .spawn()?;
+            let mut stdin = child.stdin.take().expect("its input is a pipe");
+            let feed = async move {
+                // A program that ends early closes its input; its status tells why.
+                let _ = stdin.write_all(script.as_bytes()).await;
+            };
+            tokio::join!(feed, child.wait_with_output()).1
+        };
+        match tokio::time::timeout(DEADLINE, run).await {
+            Ok(output) => output.map_err(Error::Start),
+            Err(_) => Err(Error::TimedOut(DEADLINE)),
+        }
+    }
+}
+
+fn success(output: Output) -> Result<String, Error> {
+    if output.status.success() {
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    } else {
+        Err(Error::Failed { status: output.status, stderr: stderr(&output) })
+    }
+}
+
+/// The first lines of what it wrote: with a large script it repeats all of it.
+fn stderr(output: &Output) -> String {
+    let text = String::from_utf8_lossy(&output.stderr);
+    text.lines().take(4).map(|line| line.chars().take(300).collect::<String>() + "\n").collect()
+}

@@ -1,0 +1,105 @@
+//! UDP endpoints that answer with their pod's name, and clients that ask them.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use streamvs_support::Family;
+use streamvs_support::lab::Host;
+
+/// How long an answer may take on a machine that builds something beside the test.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Answers `NAME` to each datagram, with the source address it saw. Ends when dropped.
+pub(crate) struct Endpoint {
+    stop: Arc<AtomicBool>,
+    server: Option<JoinHandle<()>>,
+}
+
+impl Endpoint {
+    pub(crate) fn start(host: &Host, family: Family, port: u16) -> Self {
+        let (address, name) = (host.at(family, port), host.name().to_owned());
+        let socket = host.run(|| UdpSocket::bind(address)).expect("the port is free in a pod");
+        // So that it sees that it shall stop.
+        socket.set_read_timeout(Some(Duration::from_millis(50))).expect("a timeout can be set");
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let server = host.spawn(move || {
+            let mut datagram = [0; 512];
+            while !stopped.load(Ordering::Relaxed) {
+                if let Ok((_, from)) = socket.recv_from(&mut datagram) {
+                    let _ = socket.send_to(format!("{name} {from}").as_bytes(), from);
+                }
+            }
+        });
+        Self { stop, server: Some(server) }
+    }
+}
+
+impl Drop for Endpoint {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(server) = self.server.take() {
+            let _ = server.join();
+        }
+    }
+}
+
+/// Who answered, and whom it saw asking.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Answer {
+    pub(crate) pod: String,
+    pub(crate) client: SocketAddr,
+}
+
+/// A client's socket, connected to a Service.
+pub(crate) struct Client(UdpSocket);
+
+impl Client {
+    pub(crate) fn new(host: &Host, service: SocketAddr) -> Self {
+        let any: SocketAddr = match service {
+            SocketAddr::V4(_) => ([0; 4], 0).into(),
+            SocketAddr::V6(_) => ([0; 16], 0).into(),
+        };
+        let socket = host.run(|| {
+            let socket = UdpSocket::bind(any)?;
+            socket.connect(service)?;
+            io::Result::Ok(socket)
+        });
+        Self(socket.expect("a UDP socket can be connected"))
+    }
+
+    /// Asks once and waits.
+    pub(crate) fn ask(&self) -> io::Result<Answer> {
+        self.ask_within(PATIENCE)
+    }
+
+    /// Asks once and waits no longer than this.
+    pub(crate) fn ask_within(&self, timeout: Duration) -> io::Result<Answer> {
+        self.0.set_read_timeout(Some(timeout))?;
+        self.0.send(b"who?")?;
+        let mut datagram = [0; 512];
+        let length = self.0.recv(&mut datagram)?;
+        let text = String::from_utf8_lossy(&datagram[..length]).into_owned();
+        let (pod, client) = text.split_once(' ').expect("an endpoint's answer has two words");
+        let client = client.parse().expect("the second word is an address");
+        Ok(Answer { pod: pod.to_owned(), client })
+    }
+}
+
+/// Asks from a new socket each time and counts who answered. Fails where nobody does. No port is
+/// used twice, since the kernel remembers the flow of a closed socket.
+#[track_caller]
+pub(crate) fn ask_anew(host: &Host, service: SocketAddr, count: usize) -> BTreeMap<String, usize> {
+    let mut answered = BTreeMap::new();
+    let clients: Vec<Client> = (0..count).map(|_| Client::new(host, service)).collect();
+    for client in &clients {
+        let answer = client.ask().expect("an endpoint answers");
+        *answered.entry(answer.pod).or_default() += 1;
+    }
+    answered
+}
