@@ -64,10 +64,12 @@ fn listener(text: &str, port: u16) -> Option<u64> {
 /// The process that holds a socket: `nginx (4711)`. None: it is not shown to us.
 fn holder(inode: u64) -> Option<String> {
     let name = format!("socket:[{inode}]");
-    let processes = fs::read_dir("/proc").ok()?.flatten().map(|process| process.path());
-    processes.filter(|path| holds(path, &name)).find_map(|path| {
-        let command = fs::read_to_string(path.join("comm")).ok()?;
-        Some(format!("{} ({})", command.trim_end(), path.file_name()?.to_string_lossy()))
+    fs::read_dir("/proc").ok()?.flatten().find_map(|process| {
+        // Not "self", which is one of the others.
+        let id: u32 = process.file_name().to_str()?.parse().ok()?;
+        let path = process.path();
+        let command = holds(&path, &name).then(|| fs::read_to_string(path.join("comm")))?.ok()?;
+        Some(format!("{} ({id})", command.trim_end()))
     })
 }
 
@@ -92,13 +94,27 @@ mod tests {
         let port = socket.local_addr().expect("is bound").port();
         let table = fs::read_to_string(TABLES[0]).expect("the kernel's table");
         let inode = listener(&table, port).expect("it listens");
-        let holder = holder(inode).expect("it is ours");
-        assert!(holder.ends_with(&format!("({})", std::process::id())), "{holder}");
+        // A child that another test forks holds our sockets until it executes something.
+        let ours = format!("({})", std::process::id());
+        eventually(|| holder(inode).is_some_and(|holder| holder.ends_with(&ours)));
         drop(socket);
-        let table = fs::read_to_string(TABLES[0]).expect("the kernel's table");
-        assert_eq!(listener(&table, port), None);
+        let table = || fs::read_to_string(TABLES[0]).expect("the kernel's table");
+        eventually(|| listener(&table(), port).is_none());
         for damaged in ["", "\n", "head\n 0: nonsense\n", "head\n 0: 0:ZZ 0:0 0A\n"] {
             assert_eq!(listener(damaged, port), None, "{damaged:?}");
         }
+    }
+
+    /// Waits for a condition, for 10 s at most.
+    #[track_caller]
+    fn eventually(holds: impl Fn() -> bool) {
+        let due = std::iter::repeat_n((), 1000).any(|()| {
+            let holds = holds();
+            if !holds {
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
+            holds
+        });
+        assert!(due, "not within 10 s");
     }
 }
