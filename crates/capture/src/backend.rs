@@ -118,15 +118,21 @@ impl Capture {
     }
 
     /// Compares the kernel with what it should hold and mends what differs. Returns what it
-    /// mended; empty where all was well.
+    /// mended; empty where all was well. `narrow` is told of the aliases that stay in force before
+    /// others cease to be, so that nobody dials from those any more. Routes of such stay until
+    /// [`Capture::remove`], for the connections that use them.
     ///
     /// # Errors
     /// A program failed, a route could not be added, or someone else changes the rules as fast as
     /// they are committed. What could be mended before is.
-    pub async fn audit(&mut self) -> Result<Vec<Repair>, Error> {
+    pub async fn audit(
+        &mut self,
+        narrow: &(dyn Fn(&Aliases) + Sync),
+    ) -> Result<Vec<Repair>, Error> {
         if self.config.backend == Backend::Auto {
             let chosen = choose(Backend::Auto).await?;
             if chosen != self.backend() {
+                narrow(&Aliases::default());
                 // The new rules stand beside the old ones before those go.
                 *self = Self::install(self.config.clone(), &self.desired).await?;
                 tracing::info!(by = %self.method(), "kube-proxy has changed, captured by others");
@@ -134,7 +140,7 @@ impl Capture {
             }
         }
         match &mut self.by {
-            By::Iptables(by) => by.audit().await,
+            By::Iptables(by) => by.audit(narrow).await,
             By::Nftables(by) => by.audit().await,
         }
     }

@@ -101,7 +101,7 @@ impl Capture {
             untranslatable: PerFamily::default(),
         };
         capture.recall_or_probe().await?;
-        capture.settle().await?;
+        capture.settle(&|_| {}).await?;
         capture.leave_other_flavour().await?;
         Ok(capture)
     }
@@ -139,7 +139,7 @@ impl Capture {
         if self.desired.aliases != desired.aliases {
             self.desired = desired.clone();
             self.untranslatable = PerFamily::default();
-            return self.settle().await.map(drop);
+            return self.settle(&|_| {}).await.map(drop);
         }
         self.desired = desired.clone();
         if (self.addresses(), self.ranges()) != routed {
@@ -152,16 +152,16 @@ impl Capture {
             return Ok(());
         }
         // Someone else took a set away.
-        self.settle().await.map(drop)
+        self.settle(&|_| {}).await.map(drop)
     }
 
     /// See [`Capture::audit`](crate::Capture::audit).
-    pub(crate) async fn audit(&mut self) -> Result<Vec<Repair>, Error> {
+    pub(crate) async fn audit(&mut self, narrow: Narrow<'_>) -> Result<Vec<Repair>, Error> {
         if self.families.contains(&Family::V6) && ipv6_is_off() {
             tracing::warn!("ipv6 was switched off on this node, its services are not captured");
             self.families.retain(|family| *family != Family::V6);
         }
-        self.settle().await
+        self.settle(narrow).await
     }
 
     /// See [`Capture::close_gate`](crate::Capture::close_gate).
@@ -174,7 +174,7 @@ impl Capture {
             self.contents = want;
             return Ok(());
         }
-        self.settle().await.map(drop)
+        self.settle(&|_| {}).await.map(drop)
     }
 
     /// See [`Capture::remove`](crate::Capture::remove).
@@ -198,10 +198,12 @@ impl Capture {
         sets::wanted(&self.desired, &self.families, self.gate_open)
     }
 
-    /// Looks everything over and mends it: sets before routes before rules.
-    async fn settle(&mut self) -> Result<Vec<Repair>, Error> {
+    /// Looks everything over and mends it: sets before routes before rules. `narrow` is told of
+    /// the aliases that stay, before the others go.
+    async fn settle(&mut self, narrow: Narrow<'_>) -> Result<Vec<Repair>, Error> {
         let mut repairs = self.settle_sets().await?;
         self.aliases = alias::examine(&self.desired.aliases).await?;
+        narrow(&self.aliases());
         let routes = self.settle_routes().await?;
         repairs.extend(routes.into_iter().map(|network| Repair::Route { network }));
         for family in self.families.clone() {
@@ -245,6 +247,7 @@ impl Capture {
             ranges: self.ranges(),
             addresses: self.addresses(),
             aliases: self.aliases().iter().map(Alias::aliases).collect(),
+            yielded: self.aliases.iter().filter_map(taken).collect(),
         })
         .await
     }
@@ -355,6 +358,14 @@ impl Capture {
         Ok(())
     }
 }
+
+/// An alias that somebody else's route leads into.
+fn taken((alias, obstacle): &(Alias, Option<Obstacle>)) -> Option<IpNet> {
+    matches!(obstacle, Some(Obstacle::RangeTaken { .. })).then(|| alias.aliases())
+}
+
+/// Told of the aliases that stay in force, before others cease to be.
+pub(crate) type Narrow<'a> = &'a (dyn Fn(&Aliases) + Sync);
 
 /// Which chains are looked through for ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

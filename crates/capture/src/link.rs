@@ -66,8 +66,11 @@ pub(crate) struct Wanted<'a> {
     pub(crate) ranges: BTreeSet<IpNet>,
     /// Service addresses; those outside the ranges are looked after one by one.
     pub(crate) addresses: BTreeSet<IpAddr>,
-    /// What stands for clients, and is to be the node's own.
+    /// What stands for clients, and is to be the node's own. Others that once were stay, since
+    /// connections may use them.
     pub(crate) aliases: BTreeSet<IpNet>,
+    /// Of those the ones that somebody else has taken, and that go.
+    pub(crate) yielded: BTreeSet<IpNet>,
 }
 
 /// Makes our routes what they should be: the listener's addresses, the aliases, the ranges and single service
@@ -98,7 +101,10 @@ async fn settle_family(
     let aliases = wanted.aliases.iter().copied().filter(|net| Family::of(net.addr()) == family);
     let local: BTreeSet<Route> =
         aliases.chain([listener]).map(|network| Route { network, kind: Kind::Local }).collect();
-    let keep = |route: &Route| local.contains(route) || candidates.contains(route);
+    let keep = |route: &Route| match route.kind {
+        Kind::Local => !wanted.yielded.contains(&route.network),
+        Kind::Reachable => candidates.contains(route),
+    };
     for route in tables.ours.iter().filter(|route| !keep(route)) {
         delete(handle, *route).await?;
     }
@@ -326,6 +332,7 @@ mod tests {
                 .map(|text| text.parse().expect("an address"))
                 .into(),
             aliases: BTreeSet::new(),
+            yielded: BTreeSet::new(),
         };
         let networks = |family| {
             candidates(family, &wanted).into_iter().map(|route| route.network).collect::<Vec<_>>()

@@ -183,6 +183,7 @@ impl Capture {
             ranges: self.ranges(),
             addresses: self.addresses(),
             aliases: BTreeSet::new(),
+            yielded: BTreeSet::new(),
         })
         .await
     }

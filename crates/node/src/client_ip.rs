@@ -97,11 +97,11 @@ impl InForce {
         Self { publisher, metrics, obstacles: Vec::new() }
     }
 
-    /// Hides from the workers what the kernel is about to stop to translate.
-    pub(crate) fn hide_others(&self, wanted: &BTreeSet<Alias>) {
+    /// Hides from the workers what the kernel is about to stop to translate: all that do not stay.
+    pub(crate) fn hide_others(&self, stays: impl Fn(&Alias) -> bool) {
         let current = self.publisher.current();
-        if current.iter().any(|alias| !wanted.contains(alias)) {
-            let kept = current.iter().filter(|alias| wanted.contains(alias)).copied();
+        if !current.iter().all(&stays) {
+            let kept = current.iter().filter(|alias| stays(alias)).copied();
             self.publisher.publish(Arc::new(Aliases::new(kept)));
         }
     }

@@ -20,7 +20,7 @@ use streamvs_capture::{BEAT, Capture, Desired, Gate};
 use streamvs_nat::KernelPath;
 use streamvs_resolve::Changes;
 use streamvs_table::publish::Publisher;
-use streamvs_table::{Family, Snapshot};
+use streamvs_table::{Aliases, Family, Snapshot};
 use streamvs_watch::{NodeStatus, Origin, Update};
 use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
@@ -282,7 +282,7 @@ impl Rules {
             let started = Instant::now();
             let news = !Arc::ptr_eq(&target.desired, &installed.captured);
             if news {
-                self.client_ip.hide_others(&target.desired.aliases);
+                self.client_ip.hide_others(|alias| target.desired.aliases.contains(alias));
             }
             match installed.follow(target).await {
                 Ok(()) => {
@@ -331,7 +331,11 @@ impl Rules {
             }
             Some(Err(error)) => tracing::error!(%error, "cannot make the gate again"),
         }
-        match installed.capture.audit().await {
+        let client_ip = &self.client_ip;
+        let narrow = |stay: &Aliases| {
+            client_ip.hide_others(|alias| stay.iter().any(|stays| stays == alias));
+        };
+        match installed.capture.audit(&narrow).await {
             Ok(repairs) => {
                 self.client_ip.show(&installed.capture);
                 self.synced(Sync::Full, started);

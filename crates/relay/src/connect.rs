@@ -88,7 +88,7 @@ pub async fn dial(leg: Leg, options: DialOptions) -> Result<TcpStream, DialError
 /// TCP_QUICKACK off (tcp(7)) the kernel puts it off when the SYN is answered. For who does not
 /// speak it would come up to 200 ms late, and an endpoint that speaks first would wait for it.
 fn begin(leg: Leg, options: &DialOptions, speaks: bool) -> io::Result<TcpStream> {
-    let address = leg.endpoint;
+    let address = leg.endpoint();
     let kind = Type::STREAM.nonblocking().cloexec();
     let socket = Socket::new(Domain::for_address(address), kind, Some(Protocol::TCP))?;
     if let Some(mark) = options.mark {
@@ -102,7 +102,7 @@ fn begin(leg: Leg, options: &DialOptions, speaks: bool) -> io::Result<TcpStream>
         // Without it there is a segment more.
         let _ = socket.set_tcp_quickack(false);
     }
-    if let Some(source) = leg.source {
+    if let Some(source) = leg.source() {
         bind(&socket, source)?;
     }
     match socket.connect(&address.into()) {

@@ -4,28 +4,44 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 /// The upstream side of a connection: what distinguishes it from others, so that streams which
-/// agree in it may share one.
+/// agree in it may share one. Small, as each connection and each stream has one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Leg {
+    ip: IpAddr,
+    port: u16,
+    source: Option<IpAddr>,
+}
+
+impl Leg {
+    /// To an endpoint, dialled from a local address of the same family. None: from the one the
+    /// kernel takes, which is the node's.
+    pub fn new(endpoint: SocketAddr, source: Option<IpAddr>) -> Self {
+        Self { ip: endpoint.ip(), port: endpoint.port(), source }
+    }
+
     /// Where it goes.
-    pub endpoint: SocketAddr,
-    /// The local address it is dialled from, of the endpoint's family. None: the one the kernel
-    /// takes, which is the node's.
-    pub source: Option<IpAddr>,
+    pub fn endpoint(&self) -> SocketAddr {
+        SocketAddr::new(self.ip, self.port)
+    }
+
+    /// The local address it is dialled from, where that matters.
+    pub fn source(&self) -> Option<IpAddr> {
+        self.source
+    }
 }
 
 /// From the node's own address.
 impl From<SocketAddr> for Leg {
     fn from(endpoint: SocketAddr) -> Self {
-        Self { endpoint, source: None }
+        Self::new(endpoint, None)
     }
 }
 
 impl fmt::Display for Leg {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.source {
-            Some(source) => write!(f, "{source} -> {}", self.endpoint),
-            None => self.endpoint.fmt(f),
+            Some(source) => write!(f, "{source} -> {}", self.endpoint()),
+            None => self.endpoint().fmt(f),
         }
     }
 }

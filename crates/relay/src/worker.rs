@@ -163,7 +163,7 @@ impl Route {
         let alias = worker
             .alias(self.client)
             .filter(|alias| alias.is_ipv4() == endpoint.is_ipv4() && endpoint.ip() != self.client);
-        Leg { endpoint, source: alias }
+        Leg::new(endpoint, alias)
     }
 
     /// Where Kubernetes shows everybody as the node: other addresses than ClusterIPs under the

@@ -223,6 +223,19 @@ fn a_pod_that_talks_to_the_endpoint_directly_keeps_its_connections() {
     }
 }
 
+/// Says something on a connection and hears an answer.
+#[track_caller]
+fn say_and_hear(socket: &mut TcpStream) {
+    let patience = Some(std::time::Duration::from_secs(10));
+    socket.set_read_timeout(patience).expect("more than none is allowed");
+    socket.write_all(b"x").expect("is sent");
+    // A banner may come before it.
+    let mut octet = [0];
+    while octet != *b"x" {
+        socket.read_exact(&mut octet).expect("is answered");
+    }
+}
+
 /// Connects from a given port.
 fn dial_from(from: SocketAddr, to: SocketAddr) -> TcpStream {
     let dial = async {
@@ -398,6 +411,9 @@ fn what_changes_while_the_agent_runs_is_followed() {
     let endpoint = scene.tcp(Family::V4, Speak::Echo, ["near"]).remove(0);
     let service = tcp_service(Family::V4);
     publish(&scene, &service, &["near"]);
+    let _far = scene.tcp(Family::V4, Speak::Banner, ["far"]);
+    let remote = Service::new("remote", &[Family::V4], 12).port("tcp", 80, TCP_PORT);
+    publish(&scene, &remote, &["far"]);
     scene.manifests.node("node", "zone-a");
     let agent = scene.agent(&["--iptables-sync-period", "1s"]);
     let node = scene.lab.node();
@@ -410,9 +426,14 @@ fn what_changes_while_the_agent_runs_is_followed() {
     connect_well(scene.client(), &service, 2);
     assert!(endpoint.peers().contains(&client));
 
+    // One that is open already, to an endpoint elsewhere, goes on.
+    let mut open =
+        scene.client().run(|| TcpStream::connect(address(&remote)).expect("is captured"));
+    say_and_hear(&mut open);
     node.sysctl("net.bridge.bridge-nf-call-iptables", "0");
     eventually("the bridge is looked at", PATIENCE, || kept(&agent, Family::V4) == Some(0.0));
     connect_well(scene.client(), &service, 2);
+    say_and_hear(&mut open);
     node.sysctl("net.bridge.bridge-nf-call-iptables", "1");
     eventually("and once more", PATIENCE, || kept(&agent, Family::V4) == Some(1.0));
     connect_well(scene.client(), &service, 2);

@@ -392,8 +392,8 @@ impl World {
                 self.switch.answer(exchange, 502, "lost", self.now);
             }
             Event::Dial { leg } => {
-                assert!(!self.dials.contains(&leg.endpoint), "two dials to one endpoint");
-                self.dials.push(leg.endpoint);
+                assert!(!self.dials.contains(&leg.endpoint()), "two dials to one endpoint");
+                self.dials.push(leg.endpoint());
             }
             Event::Sent { exchange } => assert!(self.exchanges.contains_key(&exchange)),
             Event::Ended { exchange, report } => {

@@ -33,7 +33,7 @@ impl Lease {
     ) -> Result<(ResponseFuture, SendStream<Bytes>), h2::Error> {
         let mut send = self.connection.send.clone();
         send.send_request(head, end_of_stream).inspect_err(|error| {
-            tracing::debug!(endpoint = %self.connection.leg.endpoint, error = %error, "connection takes no streams");
+            tracing::debug!(endpoint = %self.connection.leg.endpoint(), error = %error, "connection takes no streams");
             self.retire();
         })
     }

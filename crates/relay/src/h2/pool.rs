@@ -139,7 +139,7 @@ impl Pool {
     {
         let endpoint = self.endpoint(leg);
         if let Err(error) = open(&endpoint, leg, socket).await {
-            tracing::debug!(endpoint = %leg.endpoint, error = %error, "early connection is unusable");
+            tracing::debug!(endpoint = %leg.endpoint(), error = %error, "early connection is unusable");
         }
     }
 
@@ -264,9 +264,9 @@ where
         endpoint.connections.borrow_mut().retain(|connection| !connection.retired.get());
         endpoint.settled.notify_waiters();
         match end {
-            Ok(()) => tracing::debug!(endpoint = %leg.endpoint, "upstream connection closed"),
+            Ok(()) => tracing::debug!(endpoint = %leg.endpoint(), "upstream connection closed"),
             Err(error) => {
-                tracing::debug!(endpoint = %leg.endpoint, error = %error, "upstream connection lost");
+                tracing::debug!(endpoint = %leg.endpoint(), error = %error, "upstream connection lost");
             }
         }
     });

@@ -143,7 +143,7 @@ where
                 connected(worker, key, leg, Bytes::new(), socket).await;
             }
             Err(error) => {
-                tracing::debug!(endpoint = %leg.endpoint, error = %error.source, "endpoint did not accept");
+                tracing::debug!(endpoint = %leg.endpoint(), error = %error.source, "endpoint did not accept");
                 let driver = &worker.switch;
                 driver.switch.borrow_mut().dial_failed(leg, error.failure, Instant::now());
                 driver.follow(&worker);
@@ -173,13 +173,13 @@ async fn connected(
     let ended = link::relay(&worker, key, early, socket, None).await;
     match (ended.over, ended.error) {
         (Some(Over::Failed(code)), _) => {
-            tracing::debug!(endpoint = %leg.endpoint, code = %code, "endpoint broke the protocol");
+            tracing::debug!(endpoint = %leg.endpoint(), code = %code, "endpoint broke the protocol");
         }
         (None, Some(error)) => {
-            tracing::debug!(endpoint = %leg.endpoint, error = %error, "upstream connection lost");
+            tracing::debug!(endpoint = %leg.endpoint(), error = %error, "upstream connection lost");
         }
         (Some(Over::Closed), _) | (None, None) => {
-            tracing::debug!(endpoint = %leg.endpoint, "upstream connection closed");
+            tracing::debug!(endpoint = %leg.endpoint(), "upstream connection closed");
         }
     }
 }

@@ -293,7 +293,7 @@ impl Lab {
                 Event::Lost { exchange } => {
                     self.switch.answer(exchange, 502, "lost", self.now);
                 }
-                Event::Dial { leg } => self.dials.push(leg.endpoint),
+                Event::Dial { leg } => self.dials.push(leg.endpoint()),
                 Event::Sent { .. } => {}
                 Event::Ended { exchange, report } => self.ended.push((exchange, report)),
             }
