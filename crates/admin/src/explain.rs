@@ -134,10 +134,8 @@ pub struct EndpointReason {
 pub fn explain(plan: &Plan, namespace: &str, name: &str) -> Explanation {
     let wanted = ServiceName::new(namespace, name);
     let (namespace, name) = (namespace.to_owned(), name.to_owned());
-    let services = plan.snapshot().services();
-    let from = services.partition_point(|service| service.name.service < wanted);
-    let of_it = services[from..].iter().take_while(|service| service.name.service == wanted);
-    let ports: Vec<_> = of_it.map(|service| port_view(plan, service)).collect();
+    let of_it = plan.snapshot().of_service(&wanted);
+    let ports: Vec<_> = of_it.iter().map(|service| port_view(plan, service)).collect();
     if !ports.is_empty() {
         return Explanation::Served { namespace, name, ports };
     }
@@ -257,19 +255,14 @@ fn notes(
 
 /// Services whose name is like the wanted one, or is the same in another namespace.
 fn near(plan: &Plan, wanted: &ServiceName) -> Vec<String> {
-    let services = plan.snapshot().services();
-    let mut names: Vec<&ServiceName> =
-        services.iter().map(|service| &service.name.service).collect();
-    names.dedup();
-    names.extend(plan.snapshot().unserved().keys());
+    let names = plan.snapshot().service_names().chain(plan.snapshot().unserved().keys());
     let likeness = |name: &ServiceName| {
         let of_name = strsim::jaro_winkler(&name.name, &wanted.name);
         let of_namespace = strsim::jaro_winkler(&name.namespace, &wanted.namespace);
         // The name says more; the namespace decides between equals.
         (of_name >= NEAR).then_some(of_name + of_namespace / 10.0)
     };
-    let mut near: Vec<_> =
-        names.into_iter().filter_map(|name| Some((likeness(name)?, name))).collect();
+    let mut near: Vec<_> = names.filter_map(|name| Some((likeness(name)?, name))).collect();
     near.sort_by(|a, b| b.0.total_cmp(&a.0).then_with(|| a.1.cmp(b.1)));
     near.into_iter().take(MAX_NEAR).map(|(_, name)| name.to_string()).collect()
 }

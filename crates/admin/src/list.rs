@@ -118,7 +118,7 @@ pub struct EndpointView {
 
 /// Everything in the plan, sorted by namespace, name, port name and protocol.
 pub fn views(plan: &Plan) -> Vec<ServiceView> {
-    plan.snapshot().services().iter().map(|service| service_view(plan, service)).collect()
+    plan.snapshot().services().map(|service| service_view(plan, service)).collect()
 }
 
 fn service_view(plan: &Plan, service: &ServicePort) -> ServiceView {

@@ -73,7 +73,7 @@ fn snapshot(generation: u64, services: &[Arc<ServicePort>]) -> Arc<Snapshot> {
 /// The first plan, and then one Service changed in each of many generations.
 fn plans(services: u32, endpoints: u32) {
     let before = resident_kib();
-    let mut table: Vec<_> = (0..services)
+    let table: Vec<_> = (0..services)
         .map(|number| service(number, number * endpoints..(number + 1) * endpoints))
         .collect();
     let first = snapshot(1, &table);
@@ -93,8 +93,9 @@ fn plans(services: u32, endpoints: u32) {
         for generation in 0..200u32 {
             let number = generation * 7919 % services;
             let start = number * endpoints + generation % 2;
-            table[number as usize] = service(number, start..start + endpoints - 1);
-            let snapshot = snapshot(u64::from(generation) + 2, &table);
+            let changed = service(number, start..start + endpoints - 1);
+            let change = (changed.name.service.clone(), vec![changed]);
+            let snapshot = Arc::new(plan.snapshot().next(&[change]));
             let began = Instant::now();
             let (newer, notices) = plan.next(snapshot, default, began);
             next.push(began.elapsed());

@@ -1,14 +1,18 @@
 //! A snapshot made pickable.
 
 use std::fmt;
-use std::hash::Hasher;
+use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use rustc_hash::FxHashMap;
+use imbl::shared_ptr::DefaultSharedPtr;
+use imbl::{GenericHashMap, OrdMap};
+use rustc_hash::FxBuildHasher;
 use siphasher::sip::SipHasher13;
-use streamvs_table::{Family, Protocol, ServiceName, ServicePort, ServicePortName, Snapshot};
+use streamvs_table::{
+    Family, Protocol, ServiceChange, ServiceName, ServicePort, ServicePortName, Snapshot,
+};
 
 use crate::{Notice, SchedulerName, VirtualServer};
 
@@ -18,24 +22,23 @@ use crate::{Notice, SchedulerName, VirtualServer};
 /// Invariants: virtual servers are sorted by name, then family; there is one for each family in
 /// which a TCP ServicePort has a ClusterIP, with or without endpoints; an address leads to the
 /// ServicePort the snapshot gives it to.
+///
+/// The maps are persistent, as the snapshot's.
 #[derive(Clone)]
 pub struct Plan {
     snapshot: Arc<Snapshot>,
     default: SchedulerName,
     /// The node's own: where rotations begin and how candidates are shuffled.
     seed: u64,
-    virtual_servers: Vec<Arc<VirtualServer>>,
-    /// Shared with the plan before while no address changed.
-    places: Arc<Places>,
+    /// None of the lists is empty.
+    services: OrdMap<ServiceName, Arc<[Arc<VirtualServer>]>>,
+    /// ClusterIPs, load balancers' addresses and externalIPs.
+    by_address: Places<(IpAddr, u16)>,
+    by_node_port: Places<(u16, Family)>,
 }
 
-/// Who is where. Values are indexes into the virtual servers.
-#[derive(Debug, Default)]
-struct Places {
-    /// ClusterIPs, load balancers' addresses and externalIPs.
-    by_address: FxHashMap<(IpAddr, u16), u32>,
-    by_node_port: FxHashMap<(u16, Family), u32>,
-}
+/// Who is where.
+type Places<K> = GenericHashMap<K, Arc<VirtualServer>, FxBuildHasher, DefaultSharedPtr>;
 
 impl Plan {
     /// The plan before the first snapshot: generation 0 and no virtual server. Draws the node's
@@ -50,16 +53,17 @@ impl Plan {
             snapshot: Arc::default(),
             default: SchedulerName::default(),
             seed,
-            virtual_servers: Vec::new(),
-            places: Arc::default(),
+            services: OrdMap::new(),
+            by_address: Places::default(),
+            by_node_port: Places::default(),
         }
     }
 
     /// The next generation. Carries over each continuing ServicePort's rotation, affinity and
     /// statistics, and each continuing endpoint's load.
     ///
-    /// A ServicePort that is the same `Arc` under the same scheduler costs a pointer; 10k of them
-    /// with 250k endpoints, one changed, a fraction of a millisecond.
+    /// Costs as much as changed since the snapshot of this plan, and the logarithm of the number
+    /// of Services; everything where `default` is another one.
     ///
     /// Endpoints that are no longer usable are marked [retired](crate::Target::retired_at) at
     /// `now`, which old plans show too: call this when the result is about to be published, and
@@ -74,40 +78,86 @@ impl Plan {
         if default.degenerate() && default != self.default {
             notices.push(Notice::DegenerateScheduler { service: None, name: default });
         }
-        let mut virtual_servers = Vec::with_capacity(self.virtual_servers.len());
-        let mut old = self.virtual_servers.as_slice();
-        for service in snapshot.services() {
-            if service.name.protocol != Protocol::Tcp {
-                continue;
-            }
-            // Both lists are sorted by name: what stands before is gone.
-            while let Some(gone) = old.first().filter(|first| stands_before(first, service)) {
-                gone.retire(now);
-                old = &old[1..];
-            }
-            let families = old.iter().take_while(|first| is_of(first, service)).count();
-            let (previous, rest) = old.split_at(families);
-            old = rest;
-
-            if previous.first().is_some_and(|previous| {
-                Arc::ptr_eq(previous.service(), service)
-                    && (default == self.default
-                        || Asked::by(service).granted(default) == previous.scheduler())
-            }) {
-                virtual_servers.extend_from_slice(previous);
-            } else {
-                self.renew(service, previous, default, now, &mut virtual_servers);
-            }
-            if default != self.default || !unchanged(previous, service) {
-                self.announce(service, default, &mut notices);
+        let mut next = Self { snapshot: Arc::clone(&snapshot), default, ..self.clone() };
+        for change in snapshot.changes_since(&self.snapshot) {
+            next.put(self, change, now, &mut notices);
+        }
+        if default != self.default {
+            for name in snapshot.service_names() {
+                let after = snapshot.of_service(name);
+                if self.snapshot.of_service(name).as_ptr() == after.as_ptr() {
+                    next.put(self, ServiceChange { name, before: after, after }, now, &mut notices);
+                }
             }
         }
-        for gone in old {
+        (next, notices)
+    }
+
+    /// Puts a Service's virtual servers in the place of those it has in `old`.
+    fn put(
+        &mut self,
+        old: &Self,
+        change: ServiceChange<'_>,
+        now: Instant,
+        notices: &mut Vec<Notice>,
+    ) {
+        let ServiceChange { name, before, after } = change;
+        let mut previous = old.of_service(name);
+        let mut servers = Vec::with_capacity(previous.len());
+        for service in after.iter().filter(|service| service.name.protocol == Protocol::Tcp) {
+            // Both lists are sorted by name: what stands before is gone.
+            while let Some(gone) = previous.first().filter(|first| stands_before(first, service)) {
+                gone.retire(now);
+                previous = &previous[1..];
+            }
+            let families = previous.iter().take_while(|first| is_of(first, service)).count();
+            let (of_this, rest) = previous.split_at(families);
+            previous = rest;
+
+            let same = of_this.first().is_some_and(|of_this| {
+                Arc::ptr_eq(of_this.service(), service)
+                    && Asked::by(service).granted(self.default) == of_this.scheduler()
+            });
+            if same {
+                servers.extend_from_slice(of_this);
+            } else {
+                self.renew(service, of_this, now, &mut servers);
+            }
+            if self.default != old.default || !unchanged(of_this, service) {
+                self.announce(old, service, notices);
+            }
+        }
+        for gone in previous {
             gone.retire(now);
         }
-        let places = self.index(&snapshot, &virtual_servers);
-        let next = Self { snapshot, default, seed: self.seed, virtual_servers, places };
-        (next, notices)
+        if servers.is_empty() {
+            self.services.remove(name);
+        } else {
+            self.services.insert(name.clone(), servers.into());
+        }
+        for service in before.iter().chain(after) {
+            self.find_again(service);
+        }
+    }
+
+    /// Looks up anew who has the addresses and the node port that a ServicePort claims, or claimed.
+    fn find_again(&mut self, service: &ServicePort) {
+        if service.name.protocol != Protocol::Tcp {
+            return;
+        }
+        let server = |plan: &Self, owner: Option<&Arc<ServicePort>>, family| {
+            owner.and_then(|owner| plan.get(&owner.name, family)).cloned()
+        };
+        for ip in service.addresses() {
+            let owner = self.snapshot.lookup(ip, service.port, Protocol::Tcp);
+            let server = server(self, owner, Family::of(ip));
+            put_place(&mut self.by_address, (ip, service.port), server);
+        }
+        let Some(port) = service.node_port else { return };
+        for family in Family::BOTH {
+            let server = server(self, self.snapshot.node_port(port, Protocol::Tcp), family);
+            put_place(&mut self.by_node_port, (port, family), server);
+        }
     }
 
     /// Makes the virtual servers of a ServicePort that is new or changed. `previous` are those it
@@ -116,11 +166,10 @@ impl Plan {
         &self,
         service: &Arc<ServicePort>,
         previous: &[Arc<VirtualServer>],
-        default: SchedulerName,
         now: Instant,
         into: &mut Vec<Arc<VirtualServer>>,
     ) {
-        let name = Asked::by(service).granted(default);
+        let name = Asked::by(service).granted(self.default);
         for family in Family::BOTH {
             let previous = previous.iter().find(|previous| previous.family() == family);
             let previous = previous.map(Arc::as_ref);
@@ -135,12 +184,11 @@ impl Plan {
     }
 
     /// Says what is to be said of a ServicePort and was not true of its Service before.
-    fn announce(&self, service: &ServicePort, default: SchedulerName, notices: &mut Vec<Notice>) {
-        for notice in notices_of(service, default) {
+    fn announce(&self, old: &Self, service: &ServicePort, notices: &mut Vec<Notice>) {
+        for notice in notices_of(service, self.default) {
             let name = &service.name.service;
-            let before = self.of_service(name);
-            let known = before.iter().any(|virtual_server| {
-                notices_of(virtual_server.service(), self.default).any(|known| known == notice)
+            let known = old.of_service(name).iter().any(|virtual_server| {
+                notices_of(virtual_server.service(), old.default).any(|known| known == notice)
             });
             let of_this = notices.iter().rev().take_while(|said| said.service() == Some(name));
             let said = of_this.into_iter().any(|said| *said == notice);
@@ -151,44 +199,7 @@ impl Plan {
     }
 
     fn of_service(&self, name: &ServiceName) -> &[Arc<VirtualServer>] {
-        let all = &self.virtual_servers;
-        let start = all.partition_point(|first| first.service().name.service < *name);
-        let count = all[start..].partition_point(|next| next.service().name.service == *name);
-        &all[start..start + count]
-    }
-
-    /// Addresses lead where the snapshot says. `next` are its virtual servers.
-    fn index(&self, snapshot: &Snapshot, next: &[Arc<VirtualServer>]) -> Arc<Places> {
-        let old = &self.virtual_servers;
-        let same_place = |(old, next): (&Arc<VirtualServer>, &Arc<VirtualServer>)| {
-            Arc::ptr_eq(old, next)
-                || (old.service().name == next.service().name && old.family() == next.family())
-        };
-        if snapshot.has_places_of(&self.snapshot)
-            && old.len() == next.len()
-            && old.iter().zip(next).all(same_place)
-        {
-            return Arc::clone(&self.places);
-        }
-        let mut places = Places::default();
-        places.by_address.reserve(next.len());
-        for (index, virtual_server) in (0..).zip(next) {
-            let (service, family) = (virtual_server.service(), virtual_server.family());
-            let owns = |owner: Option<&Arc<ServicePort>>| {
-                owner.is_some_and(|owner| Arc::ptr_eq(owner, service))
-            };
-            for ip in service.addresses().filter(|ip| Family::of(*ip) == family) {
-                if owns(snapshot.lookup(ip, service.port, Protocol::Tcp)) {
-                    places.by_address.insert((ip, service.port), index);
-                }
-            }
-            if let Some(port) = service.node_port
-                && owns(snapshot.node_port(port, Protocol::Tcp))
-            {
-                places.by_node_port.insert((port, family), index);
-            }
-        }
-        Arc::new(places)
+        self.services.get(name).map_or(&[], |servers| servers)
     }
 
     fn seed_of(&self, name: &ServicePortName, family: Family) -> u64 {
@@ -213,24 +224,23 @@ impl Plan {
     /// Who serves this address over TCP, if anyone. The address must not be IPv4-mapped. What is no
     /// address of a Service is taken for one of the node's own: there, node ports are served.
     pub fn lookup(&self, ip: IpAddr, port: u16) -> Option<&Arc<VirtualServer>> {
-        let Places { by_address, by_node_port } = &*self.places;
-        let index =
-            by_address.get(&(ip, port)).or_else(|| by_node_port.get(&(port, Family::of(ip))))?;
-        Some(&self.virtual_servers[*index as usize])
+        let at_node = || self.by_node_port.get(&(port, Family::of(ip)));
+        self.by_address.get(&(ip, port)).or_else(at_node)
     }
 
     /// By name and family.
     pub fn get(&self, name: &ServicePortName, family: Family) -> Option<&Arc<VirtualServer>> {
+        let servers = self.of_service(&name.service);
         let key = |virtual_server: &Arc<VirtualServer>| {
             virtual_server.service().name.cmp(name).then(virtual_server.family().cmp(&family))
         };
-        let index = self.virtual_servers.binary_search_by(key).ok()?;
-        Some(&self.virtual_servers[index])
+        let index = servers.binary_search_by(key).ok()?;
+        Some(&servers[index])
     }
 
     /// All, sorted by name, then family.
     pub fn virtual_servers(&self) -> impl Iterator<Item = &Arc<VirtualServer>> {
-        self.virtual_servers.iter()
+        self.services.values().flat_map(|servers| &**servers)
     }
 }
 
@@ -239,9 +249,21 @@ impl fmt::Debug for Plan {
         f.debug_struct("Plan")
             .field("generation", &self.generation())
             .field("default", &self.default)
-            .field("virtual_servers", &self.virtual_servers.len())
+            .field("services", &self.services.len())
             .finish_non_exhaustive()
     }
+}
+
+/// Puts who has a place, or that nobody has it.
+fn put_place<K: Clone + Eq + Hash>(
+    places: &mut Places<K>,
+    place: K,
+    server: Option<Arc<VirtualServer>>,
+) {
+    match server {
+        Some(server) => places.insert(place, server),
+        None => places.remove(&place),
+    };
 }
 
 /// Pointers first: names of unchanged ServicePorts are not read.

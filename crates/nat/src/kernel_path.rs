@@ -126,7 +126,7 @@ impl KernelPath {
     /// The chains and sets of single Services.
     fn chains(&self, family: Family) -> Contents {
         let mut contents = Contents::default();
-        for port in self.snapshot.services().iter().filter(|port| port.affinity.is_some()) {
+        for port in self.snapshot.services().filter(|port| port.affinity.is_some()) {
             contents.add(port, &self.snapshot, family, self.default);
         }
         contents
@@ -212,36 +212,33 @@ impl KernelPath {
     }
 }
 
-/// The ServicePorts that are gone or changed, and those that are new or changed. Where ServicePorts
-/// claim the same address all count as both, since an address may have changed hands.
+/// The ServicePorts that are gone or changed, and those that are new or changed. Costs as
+/// [`Snapshot::changes_since`]; but where ServicePorts claim the same address all count as both,
+/// since an address may have changed hands.
 fn difference<'a>(
     before: &'a Snapshot,
     after: &'a Snapshot,
 ) -> (Vec<&'a ServicePort>, Vec<&'a ServicePort>) {
-    if has_conflicts(before) || has_conflicts(after) {
-        let all = |snapshot: &'a Snapshot| snapshot.services().iter().map(Arc::as_ref).collect();
+    if before.conflicts().chain(after.conflicts()).next().is_some() {
+        let all = |snapshot: &'a Snapshot| snapshot.services().map(Arc::as_ref).collect();
         return (all(before), all(after));
     }
-    let missing_from = |other: &'a Snapshot, these: &'a Snapshot| {
-        let mut others = other.services().iter().peekable();
-        let mut missing = Vec::new();
-        for port in these.services() {
-            while others.next_if(|other| other.name < port.name).is_some() {}
-            if !others.peek().is_some_and(|other| Arc::ptr_eq(other, port)) {
-                missing.push(&**port);
-            }
-        }
-        missing
-    };
-    (missing_from(after, before), missing_from(before, after))
+    let (mut left, mut joined) = (Vec::new(), Vec::new());
+    for change in after.changes_since(before) {
+        left.extend(missing_from(change.after, change.before));
+        joined.extend(missing_from(change.before, change.after));
+    }
+    (left, joined)
 }
 
-fn has_conflicts(snapshot: &Snapshot) -> bool {
-    let claims = |port: &Arc<ServicePort>| {
-        port.cluster_ips.len() + port.load_balancer_ips.len() + port.external_ips.len()
-    };
-    let claimed: usize = snapshot.services().iter().map(claims).sum();
-    claimed != snapshot.addresses().count()
+/// Those of `these` that are not the same object in `others`.
+fn missing_from<'a>(
+    others: &'a [Arc<ServicePort>],
+    these: &'a [Arc<ServicePort>],
+) -> impl Iterator<Item = &'a ServicePort> {
+    let missing =
+        move |port: &&Arc<ServicePort>| !others.iter().any(|other| Arc::ptr_eq(other, port));
+    these.iter().filter(missing).map(Arc::as_ref)
 }
 
 /// True where a UDP ServicePort differs.

@@ -128,7 +128,8 @@ impl Publication {
         self.metrics.table_swapped(started.elapsed());
         let first_of_source = self.health.table_source() != Some(source);
         self.health.set_table_source(source);
-        let (generation, service_port_count) = (snapshot.generation(), snapshot.services().len());
+        let (generation, service_port_count) =
+            (snapshot.generation(), snapshot.service_port_count());
         if first_of_source {
             let source = source.as_str();
             tracing::info!(generation, service_port_count, source, "first table from its source");

@@ -11,7 +11,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use rustc_hash::{FxHashMap, FxHashSet};
 use streamvs_table::{
-    Conflict, NodeFacts, ServiceName, ServicePort, ServicePortName, Snapshot, Unserved,
+    NodeFacts, OrdMap, ServiceName, ServicePort, ServicePortName, Snapshot, Unserved,
 };
 
 use crate::build;
@@ -78,7 +78,7 @@ pub struct Resolver {
     slice_owners: FxHashMap<SliceName, ServiceName>,
     touched: FxHashSet<ServiceName>,
     /// Services that are known and not served.
-    unserved: Arc<BTreeMap<ServiceName, Unserved>>,
+    unserved: OrdMap<ServiceName, Unserved>,
     /// Of what came in since the last table.
     changes: Changes,
     names: Names,
@@ -111,7 +111,7 @@ impl Resolver {
             services: BTreeMap::new(),
             slice_owners: FxHashMap::default(),
             touched: FxHashSet::default(),
-            unserved: Arc::default(),
+            unserved: OrdMap::new(),
             changes: Changes::default(),
             names: Names::new(),
             told: FxHashMap::default(),
@@ -162,27 +162,32 @@ impl Resolver {
     /// Makes the next table, unless what changed since the last one is not visible in it. The
     /// first call always makes one: that there is nothing is news as well.
     ///
-    /// Only Services touched since the last call are computed anew. The notices are conflicts
-    /// that the table before did not have.
+    /// Only Services touched since the last call are computed anew, and nothing is done for the
+    /// others. The notices are conflicts that the table before did not have.
     pub fn resolve(&mut self) -> Option<(Snapshot, Vec<Notice>)> {
-        let mut changed = !std::mem::replace(&mut self.made, true)
-            || !std::ptr::eq(self.last.unserved(), Arc::as_ptr(&self.unserved))
-            || !Arc::ptr_eq(self.last.node(), &self.node);
-        for name in std::mem::take(&mut self.touched) {
-            changed |= self.rebuild(&name);
-        }
+        let touched = std::mem::take(&mut self.touched);
+        let rebuilt: Vec<_> = touched.into_iter().filter_map(|name| self.rebuild(name)).collect();
         self.names.sweep();
-        if !changed {
+        let first = !std::mem::replace(&mut self.made, true);
+        let same_unserved = self.last.unserved().ptr_eq(&self.unserved);
+        let same_node = Arc::ptr_eq(self.last.node(), &self.node);
+        if !first && rebuilt.is_empty() && same_unserved && same_node {
             // They brought nothing that could have been late.
             self.changes.triggers.clear();
             return None;
         }
-        let services = self.services.values().flat_map(|entry| &entry.ports).cloned().collect();
-        let (next, conflicts) = self.last.next(services);
-        let next = next.with_unserved(Arc::clone(&self.unserved)).with_node(Arc::clone(&self.node));
+        let next = if first {
+            // Nothing is known of what is in the table that is followed.
+            let services = self.services.values().flat_map(|entry| &entry.ports).cloned();
+            Snapshot::new(self.last.generation() + 1, services.collect()).0
+        } else {
+            self.last.next(&rebuilt)
+        };
+        let next = next.with_unserved(self.unserved.clone()).with_node(Arc::clone(&self.node));
+        let quiet = !first && next.disputes_as(&self.last);
         self.last = next.clone();
-        let notices = conflicts.map(|conflicts| self.tell_conflicts(conflicts));
-        Some((next, notices.unwrap_or_default()))
+        let notices = if quiet { Vec::new() } else { self.tell_conflicts() };
+        Some((next, notices))
     }
 
     /// What came in since the last call, which is to follow each [`Resolver::resolve`] that made a
@@ -249,16 +254,13 @@ impl Resolver {
         self.touched.insert(name.clone());
     }
 
-    /// Tables made so far keep what they have: the map is copied when it changes, which Services
-    /// that are not served do about never.
     fn set_unserved(&mut self, name: &ServiceName, unserved: Option<Unserved>) {
         if self.unserved.get(name) == unserved.as_ref() {
             return;
         }
-        let known = Arc::make_mut(&mut self.unserved);
         match unserved {
-            Some(unserved) => known.insert(name.clone(), unserved),
-            None => known.remove(name),
+            Some(unserved) => self.unserved.insert(name.clone(), unserved),
+            None => self.unserved.remove(name),
         };
     }
 
@@ -304,23 +306,21 @@ impl Resolver {
         }
     }
 
-    /// Computes a Service's ServicePorts. True: they are not what they were.
-    fn rebuild(&mut self, name: &ServiceName) -> bool {
-        let Some(entry) = self.services.get_mut(name) else {
-            return false;
-        };
+    /// Computes a Service's ServicePorts. None: they are what they were.
+    fn rebuild(&mut self, name: ServiceName) -> Option<(ServiceName, Vec<Arc<ServicePort>>)> {
+        let entry = self.services.get_mut(&name)?;
         let zone = self.zone.as_deref();
         let ports = match &entry.facts {
-            Some(facts) => build::service_ports(name, facts, &entry.slices, zone, &entry.ports),
+            Some(facts) => build::service_ports(&name, facts, &entry.slices, zone, &entry.ports),
             None => Vec::new(),
         };
         let changed = ports.len() != entry.ports.len()
             || !ports.iter().zip(&entry.ports).all(|(new, old)| Arc::ptr_eq(new, old));
-        entry.ports = ports;
+        entry.ports.clone_from(&ports);
         if entry.facts.is_none() && entry.slices.is_empty() {
-            self.services.remove(name);
+            self.services.remove(&name);
         }
-        changed
+        changed.then_some((name, ports))
     }
 
     /// Remembers what holds of an object now and returns what of it is new.
@@ -336,10 +336,10 @@ impl Resolver {
     }
 
     /// Remembers the conflicts of the new table and returns those the one before did not have.
-    fn tell_conflicts(&mut self, conflicts: Vec<Conflict>) -> Vec<Notice> {
+    fn tell_conflicts(&mut self) -> Vec<Notice> {
         let told = std::mem::take(&mut self.told_conflicts);
         let mut notices = Vec::new();
-        for conflict in conflicts {
+        for conflict in self.last.conflicts() {
             let claim = (conflict.address, conflict.port, conflict.refused.clone());
             let is_new = told.get(&claim) != Some(&conflict.owner);
             self.told_conflicts.insert(claim, conflict.owner.clone());

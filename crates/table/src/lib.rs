@@ -10,6 +10,7 @@
 //! Kubernetes types, choices between endpoints.
 
 mod alias;
+mod claims;
 mod endpoint;
 mod name;
 mod node;
@@ -21,9 +22,11 @@ mod traffic;
 
 pub use alias::{Alias, Aliases};
 pub use endpoint::{Endpoint, Usability};
+/// The persistent map of [`Snapshot::unserved`].
+pub use imbl::OrdMap;
 pub use name::{Family, Protocol, ServiceName, ServicePortName};
 pub use node::NodeFacts;
 pub use reasons::{HintSource, Reasons, TopologyOutcome, Unserved};
 pub use service::{Disposition, PerFamily, ProtocolHint, ServicePort};
-pub use snapshot::{Conflict, Snapshot};
+pub use snapshot::{Conflict, ServiceChange, Snapshot};
 pub use traffic::{AddressKind, Origin, PerPolicy, TrafficPolicy};

@@ -1,15 +1,16 @@
 //! The immutable table of one generation.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use rustc_hash::FxHashMap;
+use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
 
+use crate::claims::{Claims, claimed, rank};
 use crate::{
-    AddressKind, Disposition, Family, NodeFacts, Protocol, ServiceName, ServicePort,
-    ServicePortName, TrafficPolicy, Unserved,
+    Disposition, Family, NodeFacts, Protocol, ServiceName, ServicePort, ServicePortName,
+    TrafficPolicy, Unserved,
 };
 
 /// All ServicePorts this node serves, and who owns which (address, port, protocol) and which node
@@ -20,22 +21,38 @@ use crate::{
 /// and unique. Nobody's load balancer address or externalIP takes another's ClusterIP away
 /// (CVE-2020-8554).
 ///
-/// Unchanged ServicePorts are the same `Arc` in the next generation, so that a change costs its
-/// own Service plus one pointer for each other one.
+/// The maps are persistent: a table shares with the one before everything but the Services that
+/// changed and the way to them, so that a change costs the logarithm of the number of Services.
 #[derive(Clone, Default)]
 pub struct Snapshot {
     generation: u64,
-    services: Arc<[Arc<ServicePort>]>,
-    places: Arc<Places>,
+    services: OrdMap<ServiceName, Ports>,
+    service_port_count: usize,
+    claims: Claims,
     node: Arc<NodeFacts>,
-    unserved: Arc<BTreeMap<ServiceName, Unserved>>,
+    unserved: OrdMap<ServiceName, Unserved>,
 }
 
-/// Who is where. Values are indexes into the ServicePorts.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Places {
-    by_address: FxHashMap<(IpAddr, u16, Protocol), u32>,
-    by_node_port: FxHashMap<(u16, Protocol), u32>,
+/// The ServicePorts of a Service, sorted by name; never empty in a table.
+#[derive(Clone, Default)]
+struct Ports(Arc<[Arc<ServicePort>]>);
+
+/// Ports that were not touched are told from others without a look into them.
+impl PartialEq for Ports {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+/// A Service that is not the same in two tables.
+#[derive(Clone, Copy, Debug)]
+pub struct ServiceChange<'a> {
+    /// Its name.
+    pub name: &'a ServiceName,
+    /// What it had, sorted by name; empty where it is new.
+    pub before: &'a [Arc<ServicePort>],
+    /// What it has; empty where it is gone.
+    pub after: &'a [Arc<ServicePort>],
 }
 
 /// Two ServicePorts claim the same (address, port, protocol), or the same node port; the second was
@@ -64,75 +81,49 @@ impl fmt::Display for Conflict {
 }
 
 impl Snapshot {
-    /// Builds the table of a generation. Where two ServicePorts claim an address, the first in
-    /// name order has it and the conflict is returned.
+    /// Builds the table of a generation. Where two ServicePorts claim a place, that of the more
+    /// trusted kind has it, or else the first in name order, and the conflict is returned.
     pub fn new(generation: u64, mut services: Vec<Arc<ServicePort>>) -> (Self, Vec<Conflict>) {
         services.sort_by(|a, b| a.name.cmp(&b.name));
         services.dedup_by(|a, b| a.name == b.name);
-        let mut places = Places::default();
-        places.by_address.reserve(services.len());
-        let mut conflicts = Vec::new();
-        // ClusterIPs first, so that no other kind of address takes one away.
-        for kind in [AddressKind::ClusterIp, AddressKind::LoadBalancer, AddressKind::ExternalIp] {
-            for (index, service) in numbered(&services) {
-                for &ip in addresses_of(service, kind) {
-                    let key = (ip, service.port, service.name.protocol);
-                    let owner = *places.by_address.entry(key).or_insert(index);
-                    if owner != index {
-                        conflicts.push(Conflict {
-                            address: Some(ip),
-                            port: service.port,
-                            owner: services[owner as usize].name.clone(),
-                            refused: service.name.clone(),
-                        });
-                    }
-                }
-            }
+        let mut table = Self { generation, ..Self::default() };
+        for ports in services.chunk_by(|a, b| a.name.service == b.name.service) {
+            table.put(&ports[0].name.service, ports);
         }
-        for (index, service) in numbered(&services) {
-            let Some(port) = service.node_port else { continue };
-            let key = (port, service.name.protocol);
-            let owner = *places.by_node_port.entry(key).or_insert(index);
-            if owner != index {
-                conflicts.push(Conflict {
-                    address: None,
-                    port,
-                    owner: services[owner as usize].name.clone(),
-                    refused: service.name.clone(),
-                });
-            }
-        }
-        let table = Self {
-            generation,
-            services: services.into(),
-            places: Arc::new(places),
-            ..Self::default()
-        };
+        let conflicts = table.conflicts().collect();
         (table, conflicts)
     }
 
-    /// Builds the table of the generation after this one. Where no name and no address changed,
-    /// as when endpoints come and go, the lookup is shared with this table instead of being built
-    /// again; conflicts are then those of this table, and none are returned.
-    pub fn next(&self, services: Vec<Arc<ServicePort>>) -> (Self, Option<Vec<Conflict>>) {
-        let generation = self.generation + 1;
-        let same_place = |(new, old): (&Arc<ServicePort>, &Arc<ServicePort>)| {
-            Arc::ptr_eq(new, old)
-                || (new.name == old.name
-                    && new.port == old.port
-                    && new.node_port == old.node_port
-                    && new.cluster_ips == old.cluster_ips
-                    && new.load_balancer_ips == old.load_balancer_ips
-                    && new.external_ips == old.external_ips)
-        };
-        if services.len() == self.services.len()
-            && services.iter().zip(self.services()).all(same_place)
-        {
-            return (Self { generation, services: services.into(), ..self.clone() }, None);
+    /// Builds the table of the generation after this one. Each of `changes` is a Service with all
+    /// its ServicePorts, sorted by name; with none it is gone.
+    pub fn next(&self, changes: &[(ServiceName, Vec<Arc<ServicePort>>)]) -> Self {
+        let mut next = Self { generation: self.generation + 1, ..self.clone() };
+        for (name, ports) in changes {
+            next.put(name, ports);
         }
-        let (next, conflicts) = Self::new(generation, services);
-        let (node, unserved) = (Arc::clone(&self.node), Arc::clone(&self.unserved));
-        (Self { node, unserved, ..next }, Some(conflicts))
+        next
+    }
+
+    fn put(&mut self, name: &ServiceName, ports: &[Arc<ServicePort>]) {
+        let before = if ports.is_empty() {
+            self.services.remove(name)
+        } else {
+            self.services.insert(name.clone(), Ports(ports.into()))
+        };
+        let before = before.unwrap_or_default().0;
+        for old in &*before {
+            if !named(ports, &old.name).is_some_and(|new| same_place(old, new)) {
+                self.claims.remove(old);
+            }
+        }
+        for new in ports {
+            match named(&before, &new.name) {
+                Some(old) if Arc::ptr_eq(old, new) => {}
+                Some(old) if same_place(old, new) => self.claims.replace(new),
+                _ => self.claims.add(new),
+            }
+        }
+        self.service_port_count = self.service_port_count + ports.len() - before.len();
     }
 
     /// The same table for a node of which this is known.
@@ -145,13 +136,18 @@ impl Snapshot {
         &self.node
     }
 
+    /// The same table under another number: for one that was kept elsewhere.
+    pub fn at_generation(self, generation: u64) -> Self {
+        Self { generation, ..self }
+    }
+
     /// The same table with other [`Snapshot::unserved`].
-    pub fn with_unserved(self, unserved: Arc<BTreeMap<ServiceName, Unserved>>) -> Self {
+    pub fn with_unserved(self, unserved: OrdMap<ServiceName, Unserved>) -> Self {
         Self { unserved, ..self }
     }
 
     /// Services that are known and not served, and why. Nothing on the traffic path asks for them.
-    pub fn unserved(&self) -> &BTreeMap<ServiceName, Unserved> {
+    pub fn unserved(&self) -> &OrdMap<ServiceName, Unserved> {
         &self.unserved
     }
 
@@ -163,65 +159,107 @@ impl Snapshot {
     /// Who serves this address (ClusterIP, load balancer's address or externalIP), if anyone. The
     /// address must not be IPv4-mapped. [`ServicePort::kind_of`] tells what kind it is.
     pub fn lookup(&self, ip: IpAddr, port: u16, protocol: Protocol) -> Option<&Arc<ServicePort>> {
-        let index = *self.places.by_address.get(&(ip, port, protocol))?;
-        Some(&self.services[index as usize])
+        self.claims.owner((Some(ip), port, protocol))
     }
 
     /// Who has this node port, if anyone: it serves connections to the node's own addresses, in the
     /// families in which it has a ClusterIP.
     pub fn node_port(&self, port: u16, protocol: Protocol) -> Option<&Arc<ServicePort>> {
-        let index = *self.places.by_node_port.get(&(port, protocol))?;
-        Some(&self.services[index as usize])
+        self.claims.owner((None, port, protocol))
     }
 
     /// By name.
     pub fn get(&self, name: &ServicePortName) -> Option<&Arc<ServicePort>> {
-        let index = self.services.binary_search_by(|service| service.name.cmp(name)).ok()?;
-        Some(&self.services[index])
+        named(self.of_service(&name.service), name)
+    }
+
+    /// The ServicePorts of a Service, sorted by name; none where there is no such Service.
+    pub fn of_service(&self, name: &ServiceName) -> &[Arc<ServicePort>] {
+        self.services.get(name).map_or(&[], |ports| &ports.0)
     }
 
     /// All ServicePorts, sorted by name.
-    pub fn services(&self) -> &[Arc<ServicePort>] {
-        &self.services
+    pub fn services(&self) -> impl Iterator<Item = &Arc<ServicePort>> {
+        self.services.values().flat_map(|ports| &*ports.0)
+    }
+
+    /// How many ServicePorts there are.
+    pub fn service_port_count(&self) -> usize {
+        self.service_port_count
+    }
+
+    /// The names of all Services, sorted.
+    pub fn service_names(&self) -> impl Iterator<Item = &ServiceName> {
+        self.services.keys()
     }
 
     /// The (address, port, protocol) triples and who has each, in no order: ClusterIPs, load
     /// balancers' addresses and externalIPs.
     pub fn addresses(&self) -> impl Iterator<Item = (IpAddr, u16, Protocol, &Arc<ServicePort>)> {
-        self.places.by_address.iter().map(|(&(ip, port, protocol), &index)| {
-            (ip, port, protocol, &self.services[index as usize])
-        })
+        self.claims
+            .iter()
+            .filter_map(|((ip, port, protocol), owner)| Some((ip?, port, protocol, owner)))
     }
 
     /// The node ports and who has each, in no order.
     pub fn node_ports(&self) -> impl Iterator<Item = (u16, Protocol, &Arc<ServicePort>)> {
-        self.places
-            .by_node_port
-            .iter()
-            .map(|(&(port, protocol), &index)| (port, protocol, &self.services[index as usize]))
+        let of_node = self.claims.iter().filter(|((ip, ..), _)| ip.is_none());
+        of_node.map(|((_, port, protocol), owner)| (port, protocol, owner))
     }
 
-    /// True: the same names have the same addresses and node ports in both. Errs towards false.
-    pub fn has_places_of(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.places, &other.places)
+    /// Who claims an address or a node port in vain, by address; node ports first.
+    pub fn conflicts(&self) -> impl Iterator<Item = Conflict> {
+        self.claims.conflicts()
+    }
+
+    /// True: no conflict came, went or changed. Errs towards false. Costs nothing.
+    pub fn disputes_as(&self, other: &Self) -> bool {
+        self.claims.disputes_as(&other.claims)
+    }
+
+    /// The Services that are not the same here as in an earlier table, sorted by name. Costs as
+    /// much as changed in between where this table descends from that one by [`Snapshot::next`].
+    pub fn changes_since<'a>(
+        &'a self,
+        before: &'a Self,
+    ) -> impl Iterator<Item = ServiceChange<'a>> + use<'a> {
+        before.services.diff(&self.services).map(|item| match item {
+            DiffItem::Add(name, new) => ServiceChange { name, before: &[], after: &new.0 },
+            DiffItem::Remove(name, old) => ServiceChange { name, before: &old.0, after: &[] },
+            DiffItem::Update { old: (name, old), new: (_, new) } => {
+                ServiceChange { name, before: &old.0, after: &new.0 }
+            }
+        })
     }
 
     /// True: each address and node port leads to the same ServicePort in both, with the same
     /// dispositions and source ranges, and the node is the same, so that the kernel need not be
-    /// told. Errs towards false. Costs a comparison of pointers for each ServicePort that is the
-    /// same.
+    /// told. Errs towards false. Costs as [`Snapshot::changes_since`].
     pub fn is_reached_as(&self, other: &Self) -> bool {
         let alike = |(one, other): (&Arc<ServicePort>, &Arc<ServicePort>)| {
-            Arc::ptr_eq(one, other) || is_treated_as(one, other)
+            Arc::ptr_eq(one, other) || same_place(one, other) && is_treated_as(one, other)
         };
-        self.has_places_of(other)
-            && self.node == other.node
-            && self.services().iter().zip(other.services()).all(alike)
+        self.node == other.node
+            && self.changes_since(other).all(|ServiceChange { before, after, .. }| {
+                before.len() == after.len() && before.iter().zip(after).all(alike)
+            })
     }
 
     /// Panics where an invariant of the type does not hold. For tests.
     pub fn check_invariants(&self) {
-        assert!(self.services.is_sorted_by(|a, b| a.name < b.name), "ServicePorts out of order");
+        assert!(self.services().is_sorted_by(|a, b| a.name < b.name), "ServicePorts out of order");
+        assert_eq!(self.services().count(), self.service_port_count, "ServicePorts miscounted");
+        assert!(self.services.values().all(|ports| !ports.0.is_empty()), "a Service of no ports");
+        for service in self.services() {
+            for place in claimed(service) {
+                let owner = self.claims.owner(place).expect("what is claimed has an owner");
+                assert!(rank(place, owner) <= rank(place, service), "{place:?} is another one's");
+            }
+        }
+        for (_, owner) in self.claims.iter() {
+            let listed = self.get(&owner.name).is_some_and(|listed| Arc::ptr_eq(listed, owner));
+            assert!(listed, "an address leads to {}, which is not listed so", owner.name);
+        }
         for (ip, port, protocol, service) in self.addresses() {
             assert!(service.kind_of(ip).is_some(), "{ip} leads to a stranger");
             assert_eq!(service.port, port);
@@ -253,20 +291,6 @@ impl Snapshot {
     }
 }
 
-fn numbered(services: &[Arc<ServicePort>]) -> impl Iterator<Item = (u32, &ServicePort)> {
-    let number = |index| u32::try_from(index).expect("fewer than 2^32 ServicePorts");
-    services.iter().enumerate().map(move |(index, service)| (number(index), &**service))
-}
-
-fn addresses_of(service: &ServicePort, kind: AddressKind) -> &[IpAddr] {
-    match kind {
-        AddressKind::ClusterIp => &service.cluster_ips,
-        AddressKind::LoadBalancer => &service.load_balancer_ips,
-        AddressKind::ExternalIp => &service.external_ips,
-        AddressKind::NodePort => &[],
-    }
-}
-
 /// The kernel does the same with connections to either.
 fn is_treated_as(one: &ServicePort, other: &ServicePort) -> bool {
     one.internal_policy == other.internal_policy
@@ -282,9 +306,27 @@ impl fmt::Debug for Snapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Snapshot")
             .field("generation", &self.generation)
-            .field("services", &self.services())
+            .field("services", &self.service_port_count)
             .finish_non_exhaustive()
     }
+}
+
+fn named<'a>(
+    sorted: &'a [Arc<ServicePort>],
+    name: &ServicePortName,
+) -> Option<&'a Arc<ServicePort>> {
+    let index = sorted.binary_search_by(|service| service.name.cmp(name)).ok()?;
+    Some(&sorted[index])
+}
+
+/// They claim the same addresses and node ports under the same name.
+fn same_place(one: &ServicePort, other: &ServicePort) -> bool {
+    one.name == other.name
+        && one.port == other.port
+        && one.node_port == other.node_port
+        && one.cluster_ips == other.cluster_ips
+        && one.load_balancer_ips == other.load_balancer_ips
+        && one.external_ips == other.external_ips
 }
 
 #[cfg(test)]

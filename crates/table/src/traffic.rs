@@ -24,8 +24,8 @@ impl TrafficPolicy {
     pub const BOTH: [Self; 2] = [Self::Cluster, Self::Local];
 }
 
-/// Which kind of a Service's addresses a connection was made to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// Which kind of a Service's addresses a connection was made to. The lower has a disputed address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum AddressKind {
     /// `spec.clusterIPs`.
     ClusterIp,

@@ -42,7 +42,7 @@ use tokio::task::{self, JoinSet};
 use tokio::time::sleep_until;
 
 use crate::Error;
-use crate::state::{self, LoadError, Place, SaveError, Saver, State};
+use crate::state::{self, LoadError, Loaded, Place, SaveError, Saver, State};
 use cluster::Cluster;
 pub use events::{NodeEvent, report};
 use informer::{Informer, Selection};
@@ -232,11 +232,18 @@ async fn restore(path: PathBuf, place: Place) -> Option<State> {
     let loading = task::spawn_blocking(move || state::load(&path, &place));
     // Not loaded: the runtime is shutting down.
     match loading.await.ok()? {
-        Ok((state, saved_at)) => {
+        Ok(Loaded { state, saved_at, left_out_bytes }) => {
+            if left_out_bytes > 0 {
+                tracing::warn!(
+                    file = shown,
+                    left_out_bytes,
+                    "the end of the state file is damaged"
+                );
+            }
             tracing::info!(
                 file = shown,
                 %saved_at,
-                service_port_count = state.snapshot.services().len(),
+                service_port_count = state.snapshot.service_port_count(),
                 "state file read"
             );
             Some(state)

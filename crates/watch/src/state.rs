@@ -1,15 +1,23 @@
 //! The last good table on disk, for an agent that starts while the API server is away.
 //!
 //! ```text
-//! {"streamvs_state":1,"place":{...},...}     the header: version, for whom, when
-//! {"name":{...},"port":80,"endpoints":[..]}  a ServicePort, one a line
-//! end 2 5e1c7f6a                             lines before this one, CRC-32 of them
+//! {"streamvs_state":2,"place":{...},...}     the header: version, for whom, when
+//! {"service":{...},"ports":[{...},...]}      a Service, one a line
+//! end 2 5e1c7f6a                             lines of this part before this one, CRC-32 of them
+//! {"streamvs_state":2,...}                   a later part: what changed since
+//! {"service":{...},"ports":[]}               a Service that is gone
+//! end 2 0c9d2e11
 //! ```
 //!
 //! It is text so that a person can read it, and names its fields so that a version that has other
 //! ones refuses it instead of misreading it. A file is written beside, flushed to disk and renamed,
-//! so that there is always a whole one; one that is damaged all the same is refused whole. It errs
-//! towards refusing: without a state the agent waits for the API server, as it did before.
+//! so that there is always a whole one. Changes are appended to it, so that they cost what changed;
+//! when they have become as long as the table, it is written anew.
+//!
+//! A part counts when it is whole. The first that is not, and what follows it, is left out: a crash
+//! in the middle of an appended part leaves the table before it. A file whose first part is damaged
+//! is refused, and so is one that this version does not understand, wherever: without a state the
+//! agent waits for the API server, as it did before.
 
 mod read;
 mod saver;
@@ -23,17 +31,18 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use streamvs_table::{NodeFacts, Snapshot};
+use streamvs_table::{NodeFacts, ServiceName, ServicePort, Snapshot};
 
-pub(crate) use read::load;
+pub(crate) use read::{Loaded, load};
 pub(crate) use saver::Saver;
 
 use crate::NodeStatus;
 
 /// Of the form of the file. What the lines hold is told by their fields.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
-/// A larger file is not read: 30,000 Services with 250,000 endpoints are some 70 MB.
+/// A larger file is not read: 30,000 Services with 250,000 endpoints are some 70 MB,
+/// and as much again of changes.
 const MAX_BYTES: u64 = 512 << 20;
 
 /// What the file is about.
@@ -54,7 +63,7 @@ pub(crate) struct Place {
     pub(crate) service_proxy_name: Option<Arc<str>>,
 }
 
-/// The first line.
+/// The first line of a part.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Header<P> {
@@ -67,7 +76,18 @@ struct Header<P> {
     service_cidrs: Vec<IpNet>,
 }
 
-/// The last line, where `lines` stand before it.
+/// Any other line: what a Service has from this part on.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Line<S, P> {
+    service: S,
+    ports: P,
+}
+
+/// As it is read.
+type OwnedLine = Line<ServiceName, Vec<ServicePort>>;
+
+/// The last line of a part, where `lines` stand before it.
 fn trailer(lines: usize, checksum: u32) -> String {
     format!("end {lines} {checksum:08x}\n")
 }

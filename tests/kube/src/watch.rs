@@ -73,7 +73,7 @@ impl Watched {
                     let name = service.name.service.name.to_string();
                     (name, (service.cluster_ips.clone(), used.count()))
                 };
-                return (snapshot.services().iter().map(line).collect(), origin);
+                return (snapshot.services().map(line).collect(), origin);
             }
         }
     }

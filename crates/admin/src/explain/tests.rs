@@ -152,7 +152,7 @@ fn encrypted_http2_is_noted_once_seen() {
 fn an_unserved_service_is_not_ours_with_the_reason() {
     let unserved =
         [(ServiceName::new("shop", "mesh"), Unserved::OtherProxy { label: "cilium".into() })];
-    let snapshot = Snapshot::default().with_unserved(Arc::new(unserved.into()));
+    let snapshot = Snapshot::default().with_unserved(unserved.into_iter().collect());
     let now = std::time::Instant::now();
     let (plan, _) = Plan::seeded(1).next(Arc::new(snapshot), SchedulerName::Rr, now);
     let text = render_text(&explain(&plan, "shop", "mesh"));

@@ -92,7 +92,12 @@ fn an_unchanged_service_has_the_same_virtual_server() {
         assert_eq!(Arc::ptr_eq(&server(&first, name), &server(&second, name)), same, "{name}");
     }
     assert_eq!(second.generation(), 2);
-    assert!(Arc::ptr_eq(&first.places, &second.places), "no address changed");
+    for (service, same) in [(&a, true), (&changed, false), (&c, true)] {
+        let at = |plan: &Plan| plan.lookup(service.cluster_ips[0], service.port).cloned();
+        let (was, is) = (at(&first).expect("served"), at(&second).expect("served"));
+        assert_eq!(Arc::ptr_eq(&was, &is), same);
+        assert!(Arc::ptr_eq(is.service(), service), "the address leads to the newest");
+    }
 }
 
 #[test]

@@ -15,8 +15,8 @@ use crate::given::{self, HERE, SERVICE, slice_of};
 use Disposition::{Balance, Drop, Reject};
 
 fn service_port(snapshot: &Snapshot) -> &ServicePort {
-    let [service] = snapshot.services() else { panic!("one ServicePort") };
-    service
+    assert_eq!(snapshot.service_port_count(), 1);
+    snapshot.services().next().expect("one ServicePort")
 }
 
 /// The table of one Service in YAML, with what was said of it.

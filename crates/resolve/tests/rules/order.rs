@@ -151,7 +151,7 @@ fn line(pod: &Pod, v6: bool) -> String {
 }
 
 fn assert_same(left: &Snapshot, right: &Snapshot) {
-    assert_eq!(left.services(), right.services());
+    assert!(left.services().eq(right.services()), "{left:?} {right:?}");
     let lookup = |snapshot: &Snapshot| -> BTreeMap<_, _> {
         let entry = |(ip, port, protocol, service): (_, u16, _, &std::sync::Arc<_>)| {
             let service: &streamvs_table::ServicePort = service;

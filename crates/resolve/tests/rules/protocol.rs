@@ -20,7 +20,7 @@ fn hint(annotation: &str, app_protocol: &str, port_name: &str) -> (ProtocolHint,
     );
     let mut resolver = given::resolver();
     let (snapshot, notices) = given::table_of(&mut resolver, [given::service(&yaml)]);
-    (snapshot.services()[0].protocol_hint, notices.len())
+    (snapshot.services().next().expect("a ServicePort").protocol_hint, notices.len())
 }
 
 fn check(cases: &[(&str, [&str; 3], ProtocolHint)]) {
@@ -91,5 +91,5 @@ fn ports_other_than_tcp_have_no_hint() {
                  spec: {clusterIP: 10.96.0.1, ports: [{name: grpc, port: 80, protocol: UDP}]}}";
     let mut resolver = given::resolver();
     let (snapshot, _) = given::table_of(&mut resolver, [given::service(yaml)]);
-    assert_eq!(snapshot.services()[0].protocol_hint, Auto);
+    assert_eq!(snapshot.services().next().expect("a ServicePort").protocol_hint, Auto);
 }

@@ -33,7 +33,7 @@ fn check(proxy_name: Option<&str>, cases: &[Case]) {
         });
         let change = given::service(case.service);
         let (snapshot, notices) = given::table_of(&mut resolver, [change]);
-        let ports: Vec<String> = snapshot.services().iter().map(|port| shown(port)).collect();
+        let ports: Vec<String> = snapshot.services().map(|port| shown(port)).collect();
         assert_eq!(ports, case.expect, "{}", case.rule);
         assert_eq!(displayed(&notices), case.notices, "{}", case.rule);
     }
@@ -233,7 +233,8 @@ fn ports_are_told_apart_by_name_and_protocol() {
 }
 
 fn only_port(snapshot: &Snapshot) -> &ServicePort {
-    let [port] = snapshot.services() else { panic!("one ServicePort") };
+    let ports: Vec<_> = snapshot.services().collect();
+    let [port] = ports[..] else { panic!("one ServicePort") };
     port
 }
 

@@ -213,7 +213,7 @@ fn joined(slices: [EndpointSlice; 2]) -> Vec<Endpoint> {
         let slices = slices.map(|slice| apply_slice(slice.clone()));
         let changes = [given::service(SERVICE)].into_iter().chain(slices);
         let (snapshot, _) = given::table_of(&mut resolver, changes);
-        snapshot.services()[0].endpoints.clone()
+        snapshot.services().next().expect("a ServicePort").endpoints.clone()
     };
     let forth = of([&first, &second]);
     assert_eq!(of([&second, &first]), forth, "the order of slices shows");
@@ -328,7 +328,7 @@ fn the_weight_annotation_sets_the_weight_of_the_slices_endpoints() {
         let mut resolver = given::resolver();
         let changes = [given::service(SERVICE), apply_slice(slice)];
         let (snapshot, notices) = given::table_of(&mut resolver, changes);
-        let endpoints = &snapshot.services()[0].endpoints;
+        let endpoints = &snapshot.services().next().expect("a ServicePort").endpoints;
         assert!(endpoints.iter().all(|endpoint| endpoint.weight == weight), "{rule}");
         assert_eq!(notices.len(), notice_count, "{rule}: {notices:?}");
     }
@@ -340,7 +340,9 @@ fn node_and_zone_and_conditions_are_shown_as_written() {
     let mut resolver = given::resolver();
     let changes = [given::service(SERVICE), apply_slice(slice_of("s1", &[line, "10.1.0.2"]))];
     let (snapshot, _) = given::table_of(&mut resolver, changes);
-    let [first, second] = &snapshot.services()[0].endpoints[..] else { panic!("two endpoints") };
+    let [first, second] = &snapshot.services().next().expect("a ServicePort").endpoints[..] else {
+        panic!("two endpoints")
+    };
     assert_eq!((first.node.as_deref(), first.zone.as_deref()), (Some("here"), Some("z1")));
     assert_eq!((first.ready, first.serving, first.terminating), (false, true, true));
     assert!(first.local);

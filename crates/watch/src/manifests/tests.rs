@@ -91,7 +91,7 @@ impl Watched {
 }
 
 fn services(snapshot: &Snapshot) -> Vec<String> {
-    snapshot.services().iter().map(|service| service.name.service.name.to_string()).collect()
+    snapshot.services().map(|service| service.name.service.name.to_string()).collect()
 }
 
 fn service(name: &str, last_octet: u8) -> String {

@@ -8,15 +8,28 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use rustc_hash::FxHashSet;
 use serde::Deserialize;
-use streamvs_table::{ServicePort, Snapshot};
+use streamvs_table::ServicePort;
 
-use super::{Damage, Header, LoadError, MAX_BYTES, Place, State, VERSION, trailer};
+use super::{Damage, Header, LoadError, MAX_BYTES, OwnedLine, Place, State, VERSION, trailer};
 
-/// Reads the file. Returns the state and when it was saved.
+/// How the last line of a part begins, and no other: those are JSON objects.
+const END: &[u8] = b"end ";
+
+/// What a file has to say.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    pub(crate) state: State,
+    /// When the part it ends with was saved.
+    pub(crate) saved_at: Timestamp,
+    /// Bytes after that part, which are damaged: an append that was cut short.
+    pub(crate) left_out_bytes: usize,
+}
+
+/// Reads the file.
 ///
 /// # Errors
 /// There is none, or it is not to be used; nothing of it is.
-pub(crate) fn load(path: &Path, place: &Place) -> Result<(State, Timestamp), LoadError> {
+pub(crate) fn load(path: &Path, place: &Place) -> Result<Loaded, LoadError> {
     parse(&content(path)?, place)
 }
 
@@ -34,27 +47,41 @@ fn content(path: &Path) -> Result<Vec<u8>, LoadError> {
     Ok(content)
 }
 
-pub(crate) fn parse(content: &[u8], place: &Place) -> Result<(State, Timestamp), LoadError> {
+pub(crate) fn parse(content: &[u8], place: &Place) -> Result<Loaded, LoadError> {
     check_version(content)?;
-    let lines = check_lines(content)?;
-    let mut lines = lines.enumerate().map(|(index, line)| (index + 1, line));
-    let (_, first) = lines.next().ok_or(LoadError::Damaged { what: Damage::Header })?;
-    let header: Header<Place> = read_line(1, first)?;
-    if header.place != *place {
-        return Err(LoadError::OtherPlace { place: Box::new(header.place) });
-    }
     let mut names = FxHashSet::default();
-    let services = lines.map(|(number, line)| {
-        let mut service: ServicePort = read_line(number, line)?;
-        share_names(&mut service, &mut names);
-        Ok(Arc::new(service))
-    });
-    let services = services.collect::<Result<Vec<_>, LoadError>>()?;
-    // Conflicts were told of when the table was made.
-    let (snapshot, _) = Snapshot::new(header.generation, services);
-    let Header { node_status: node, node_facts, service_cidrs, saved_at, .. } = header;
-    let snapshot = snapshot.with_node(Arc::new(node_facts));
-    Ok((State { snapshot, node, service_cidrs }, saved_at))
+    let mut read: Option<Loaded> = None;
+    let mut line_number = 0;
+    let mut rest = content;
+    while let Some((part, after)) = split_part(rest) {
+        rest = after;
+        let mut lines = part.split_inclusive(|byte| *byte == b'\n');
+        let first = lines.next().ok_or(LoadError::Damaged { what: Damage::Header })?;
+        line_number += 1;
+        let header: Header<Place> = read_line(line_number, first)?;
+        if header.place != *place {
+            return Err(LoadError::OtherPlace { place: Box::new(header.place) });
+        }
+        let mut changes = Vec::new();
+        for line in lines {
+            line_number += 1;
+            let OwnedLine { service, ports } = read_line(line_number, line)?;
+            let shared = |mut port: ServicePort| {
+                share_names(&mut port, &mut names);
+                Arc::new(port)
+            };
+            changes.push((service, ports.into_iter().map(shared).collect()));
+        }
+        line_number += 1;
+        let before = read.take().map(|read| read.state.snapshot).unwrap_or_default();
+        // Conflicts were told of when the table was made.
+        let snapshot = before.next(&changes).at_generation(header.generation);
+        let Header { node_status: node, node_facts, service_cidrs, saved_at, .. } = header;
+        let snapshot = snapshot.with_node(Arc::new(node_facts));
+        let state = State { snapshot, node, service_cidrs };
+        read = Some(Loaded { state, saved_at, left_out_bytes: after.len() });
+    }
+    read.ok_or(LoadError::Damaged { what: Damage::Checksum })
 }
 
 /// Before all else: a file of another version may have another form of everything after.
@@ -71,17 +98,18 @@ fn check_version(content: &[u8]) -> Result<(), LoadError> {
     }
 }
 
-/// Holds the lines against the last one. Returns those before it.
-fn check_lines(content: &[u8]) -> Result<impl Iterator<Item = &[u8]>, LoadError> {
-    let damaged = || LoadError::Damaged { what: Damage::Checksum };
-    let whole = content.strip_suffix(b"\n").ok_or_else(damaged)?;
-    let body_end = whole.iter().rposition(|byte| *byte == b'\n').ok_or_else(damaged)? + 1;
-    let (body, last) = content.split_at(body_end);
-    let lines = body.iter().filter(|byte| **byte == b'\n').count();
-    if trailer(lines, crc32fast::hash(body)).as_bytes() != last {
-        return Err(damaged());
-    }
-    Ok(body.split_inclusive(|byte| *byte == b'\n'))
+/// Takes off the first part if it is whole. Returns its lines without the last, and what follows.
+fn split_part(content: &[u8]) -> Option<(&[u8], &[u8])> {
+    let mut end = 0;
+    let last = content.split_inclusive(|byte| *byte == b'\n').enumerate().find(|(_, line)| {
+        let last = line.starts_with(END);
+        end += if last { 0 } else { line.len() };
+        last
+    });
+    let (lines, last) = last?;
+    let body = &content[..end];
+    let whole = trailer(lines, crc32fast::hash(body)).as_bytes() == last;
+    whole.then(|| (body, &content[end + last.len()..]))
 }
 
 fn read_line<'de, T: Deserialize<'de>>(line: usize, text: &'de [u8]) -> Result<T, LoadError> {

@@ -11,15 +11,15 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use tokio::task;
 
-use super::write::save;
+use super::write::Journal;
 use super::{Place, SaveError, State};
 
 /// From the first change to its file. A start is one burst of changes, and this is its end.
 const DELAY: Duration = Duration::from_secs(1);
-/// Between two files, at least.
+/// Between two times, at least.
 const GAP: Duration = Duration::from_secs(10);
-/// Writing takes at most one part in so many of the time: a file of 100 MB on a slow disk is not
-/// written all the time.
+/// Writing takes at most one part in so many of the time: 100 MB on a slow disk are not written
+/// all the time.
 const SHARE: u32 = 20;
 
 /// Takes states to be saved.
@@ -51,9 +51,10 @@ impl Saver {
         let taken = Arc::clone(&slot);
         task::spawn_blocking(move || {
             let mut not_before = Instant::now();
+            let mut journal = Journal::new(path, place);
             while let Some(state) = taken.take(not_before) {
                 let started = Instant::now();
-                report(save(&path, &place, &state, Timestamp::now()));
+                report(journal.save(&state, Timestamp::now()));
                 not_before = Instant::now() + GAP.max(started.elapsed() * SHARE);
             }
         });

@@ -1,4 +1,5 @@
-//! Aim: a state comes back as it was, and a file that is not as it was written is refused whole.
+//! Aim: a state comes back as it was, and of a file that is not as it was written only whole parts
+//! count.
 //! Method: files in memory and in a directory of the test's own.
 
 use std::fs;
@@ -11,7 +12,7 @@ use streamvs_table::{
 };
 
 use super::read::parse;
-use super::write::{save, write};
+use super::write::{Journal, write};
 use super::*;
 
 fn place() -> Place {
@@ -92,16 +93,17 @@ fn state() -> State {
 
 fn written() -> Vec<u8> {
     let mut content = Vec::new();
-    write(&mut content, &place(), &state(), now()).expect("memory takes it");
+    write(&mut content, &place(), &state(), &Snapshot::default(), now()).expect("memory takes it");
     content
 }
 
 #[test]
 fn a_state_comes_back_as_it_was() {
-    let (read, saved_at) = parse(&written(), &place()).expect("it is whole");
-    assert_eq!(saved_at, now());
+    let Loaded { state: read, saved_at, left_out_bytes } =
+        parse(&written(), &place()).expect("it is whole");
+    assert_eq!((saved_at, left_out_bytes), (now(), 0));
     let state = state();
-    assert_eq!(read.snapshot.services(), state.snapshot.services());
+    assert!(read.snapshot.services().eq(state.snapshot.services()));
     assert_eq!(read.snapshot.generation(), 7);
     assert_eq!(read.node, state.node);
     assert_eq!(read.service_cidrs, state.service_cidrs);
@@ -114,9 +116,9 @@ fn a_state_comes_back_as_it_was() {
 fn a_state_without_services_is_a_state() {
     let mut content = Vec::new();
     let state = State { snapshot: Snapshot::default(), ..state() };
-    write(&mut content, &place(), &state, now()).expect("memory takes it");
-    let (read, _) = parse(&content, &place()).expect("it is whole");
-    assert!(read.snapshot.services().is_empty());
+    write(&mut content, &place(), &state, &Snapshot::default(), now()).expect("memory takes it");
+    let read = parse(&content, &place()).expect("it is whole").state;
+    assert!(read.snapshot.services().next().is_none());
 }
 
 #[test]
@@ -147,7 +149,15 @@ proptest! {
             lines.insert(to.min(lines.len()), line);
         }
         let changed = lines.concat();
-        prop_assert!(changed == content || parse(&changed, &place()).is_err());
+        // What follows the whole part is left out.
+        let followed = |read: Loaded| {
+            read.left_out_bytes > 0 && read.state.snapshot.services().eq(state().snapshot.services())
+        };
+        let added_last_line = add && from == 3 && to == 3;
+        prop_assert!(
+            changed == content
+                || parse(&changed, &place()).is_ok_and(followed) == added_last_line
+        );
     }
 
     #[test]
@@ -165,9 +175,9 @@ proptest! {
 #[test]
 fn another_version_is_named() {
     let text = String::from_utf8(written()).expect("it is text");
-    let other = text.replacen("\"streamvs_state\":1", "\"streamvs_state\":2", 1);
+    let other = text.replacen("\"streamvs_state\":2", "\"streamvs_state\":3", 1);
     let error = parse(other.as_bytes(), &place()).expect_err("it is refused");
-    assert_eq!(error.to_string(), "it has version 2, and this program reads 1");
+    assert_eq!(error.to_string(), "it has version 3, and this program reads 2");
 }
 
 #[test]
@@ -193,33 +203,130 @@ fn another_place_is_named() {
     }
 }
 
+/// The table of `state()`, then one in which `a` is gone, `b` changed and `c` is new.
+fn two_parts() -> (Vec<u8>, usize, State) {
+    let mut content = written();
+    let first_bytes = content.len();
+    let before = state();
+    let named = |name: &str| ServiceName::new("shop", name);
+    let changes = [
+        (named("a"), vec![]),
+        (named("b"), vec![service("b", 5)]),
+        (named("c"), vec![service("c", 3)]),
+    ];
+    let after = State { snapshot: before.snapshot.next(&changes), ..before.clone() };
+    write(&mut content, &place(), &after, &before.snapshot, now()).expect("memory takes it");
+    (content, first_bytes, after)
+}
+
 #[test]
-fn a_file_replaces_the_last_one_and_leaves_none_beside() {
+fn what_was_appended_counts() {
+    let (content, first_bytes, after) = two_parts();
+    let text = str::from_utf8(&content[first_bytes..]).expect("it is text");
+    assert_eq!(text.lines().count(), 5, "only what changed: {text}");
+    let Loaded { state, left_out_bytes, .. } = parse(&content, &place()).expect("it is whole");
+    assert!(state.snapshot.services().eq(after.snapshot.services()));
+    assert_eq!((state.snapshot.generation(), left_out_bytes), (8, 0));
+    state.snapshot.check_invariants();
+}
+
+#[test]
+fn an_append_that_was_cut_short_leaves_the_table_before_it() {
+    let (content, first_bytes, _) = two_parts();
+    for length in first_bytes..content.len() {
+        let Loaded { state: read, left_out_bytes, .. } =
+            parse(&content[..length], &place()).expect("its first part is whole");
+        assert!(read.snapshot.services().eq(state().snapshot.services()), "{length}");
+        assert_eq!((read.snapshot.generation(), left_out_bytes), (7, length - first_bytes));
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_byte_flipped_in_an_append_leaves_the_table_before_it(
+        at in any::<prop::sample::Index>(), flip in 1..=255_u8,
+    ) {
+        let (mut content, first_bytes, _) = two_parts();
+        let at = first_bytes + at.index(content.len() - first_bytes);
+        content[at] ^= flip;
+        let read = parse(&content, &place()).expect("its first part is whole");
+        prop_assert!(read.state.snapshot.services().eq(state().snapshot.services()));
+        prop_assert_eq!(read.left_out_bytes, content.len() - first_bytes);
+    }
+}
+
+#[test]
+fn changes_are_appended_until_they_are_as_long_as_the_table() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("deep/state");
     assert!(matches!(load(&path, &place()), Err(LoadError::Absent)));
-    for _ in 0..2 {
-        save(&path, &place(), &state(), now()).expect("it is written");
-        load(&path, &place()).expect("it is whole");
+    let mut journal = Journal::new(path.clone(), place());
+    let length = || fs::metadata(&path).expect("it is there").len();
+    let mut state = state();
+    journal.save(&state, now()).expect("it is written");
+    let table_bytes = length();
+    let (mut grown, mut written_anew) = (0, 0);
+    let mut before = table_bytes;
+    while written_anew < 2 {
+        let number = 1 + (grown % 2) as u8;
+        let change = (ServiceName::new("shop", "b"), vec![service("b", number)]);
+        state.snapshot = state.snapshot.next(&[change]);
+        journal.save(&state, now()).expect("it is written");
+        let read = load(&path, &place()).expect("it is whole");
+        assert!(read.state.snapshot.services().eq(state.snapshot.services()));
+        assert_eq!(read.state.snapshot.generation(), state.snapshot.generation());
+        let bytes = length();
+        assert!(bytes < 80_000, "64 KiB of changes and one more");
+        if bytes > before {
+            grown += 1;
+        } else {
+            written_anew += 1;
+            assert!(bytes < table_bytes + 100);
+        }
+        before = bytes;
     }
+    assert!(grown > 50, "{grown} appends for two tables");
     let listed = fs::read_dir(path.parent().expect("it has one")).expect("it is there");
     assert_eq!(listed.count(), 1);
+}
+
+#[test]
+fn a_file_that_somebody_else_touched_is_written_anew() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("state");
+    let mut journal = Journal::new(path.clone(), place());
+    let damages: [fn(&std::path::Path); 3] = [
+        |path| fs::remove_file(path).expect("it is removed"),
+        |path| fs::write(path, "x").expect("it is written"),
+        |path| {
+            let content = fs::read(path).expect("it is read");
+            fs::remove_file(path).expect("it is removed");
+            fs::write(path, content).expect("it is written");
+        },
+    ];
+    for damage in damages {
+        journal.save(&state(), now()).expect("it is written");
+        damage(&path);
+        journal.save(&state(), now()).expect("it is written");
+        let content = fs::read(&path).expect("it is read");
+        assert_eq!(content, written());
+    }
 }
 
 #[test]
 fn a_full_disk_is_told_and_keeps_the_last_file() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("state");
-    save(&path, &place(), &state(), now()).expect("it is written");
+    Journal::new(path.clone(), place()).save(&state(), now()).expect("it is written");
     // The file beside cannot be made where a directory is.
     fs::create_dir(directory.path().join("state.new")).expect("it is made");
-    let error = save(&path, &place(), &state(), now()).expect_err("it cannot be");
+    let mut journal = Journal::new(path.clone(), place());
+    let error = journal.save(&state(), now()).expect_err("it cannot be");
     assert!(error.to_string().contains("state.new"), "{error}");
     load(&path, &place()).expect("the last one is whole");
     // What every write finds on a full disk.
-    assert!(
-        write(fs::File::create("/dev/full").expect("it opens"), &place(), &state(), now()).is_err()
-    );
+    let full = fs::File::create("/dev/full").expect("it opens");
+    assert!(write(full, &place(), &state(), &Snapshot::default(), now()).is_err());
 }
 
 #[tokio::test]
@@ -236,6 +343,6 @@ async fn the_saver_writes_what_was_offered_last_when_it_ends() {
     reported.recv().await.expect("it wrote").expect("it went well");
     assert!(dropped_at.elapsed() < Duration::from_secs(1), "the end waits for nothing");
     assert!(reported.recv().await.is_none(), "it wrote once");
-    let (read, _) = load(&path, &place()).expect("it is whole");
-    assert_eq!(read.snapshot.services().len(), 2);
+    let read = load(&path, &place()).expect("it is whole").state;
+    assert_eq!(read.snapshot.service_port_count(), 2);
 }

@@ -116,7 +116,7 @@ impl Given {
             }
             line
         };
-        Some(snapshot.services().iter().map(line).collect())
+        Some(snapshot.services().map(line).collect())
     }
 
     fn told(&mut self) -> Vec<String> {
