@@ -12,7 +12,7 @@ use crate::error::ConfigError;
 use crate::ipset::Ipset;
 use crate::listing::{self, Printed, RuleDamage};
 use crate::ruleset::{Chain, Ruleset, Table};
-use crate::sets::{self, Contents, Found, Purpose, SetName};
+use crate::sets::{self, Contents, Found, SetName};
 use crate::tools::{Flavour, Iptables, Tools};
 use crate::{Backend, Desired, Error, Repair, command, link, render};
 
@@ -168,7 +168,7 @@ impl Capture {
     pub(crate) async fn close_gate(&mut self) -> Result<(), Error> {
         self.gate_open = false;
         let want = self.wanted();
-        let capture = want.keys().filter(|name| name.purpose == Purpose::Capture);
+        let capture = want.keys().filter(|name| name.purpose.captures());
         let script: String = capture.map(|name| format!("flush {}\n", name.as_str())).collect();
         if self.ipset.restore(&script).await.is_ok() {
             self.contents = want;

@@ -91,6 +91,27 @@
 //!   with our mark are translated, so that no pod passes for another by taking an alias as source.
 //!   Programs that look at the node's OUTPUT chain see the alias, everybody behind it the client.
 //!   What keeps an alias from being used is told as an [`Obstacle`].
+//! # What comes from outside
+//!
+//! STREAMVS-CAPTURE asks STREAMVS-SERVICES, in this order:
+//!
+//! | set | whose connections are captured |
+//! | --- | --- |
+//! | `streamvs-guarded4/6` and not `streamvs-allowed4/6` | nobody's: loadBalancerSourceRanges do not name the source |
+//! | `streamvs4/6` | everybody's: ClusterIPs, load balancers' addresses, externalIPs |
+//! | `streamvs-inner4/6` | those of pods (`streamvs-pods4/6`) and of the node; others are in `streamvs-drop4/6` |
+//! | `streamvs-node4/6` | everybody's, to a local address: node ports |
+//! | `streamvs-node-inner4/6` | those of pods and of the node; others are in `streamvs-node-drop4/6` |
+//!
+//! - **Node ports are (range, port).** An element holds a range of the node's addresses, so that
+//!   one set says both where node ports are served and which there are. A port that is none of a
+//!   Service's is nobody's here, and addresses of Services come first.
+//! - **Loopback works without `route_localnet`**: the translated packet goes by `lo` to an address
+//!   of the node.
+//! - **Source ranges** guard the load balancer's address and not the node port, and are asked in
+//!   the kernel.
+//! - **Health check ports** (`streamvs-health4/6`) are let in whatever the node's policy, for the
+//!   first packet of a connection.
 //!
 //! # What others may rely on
 //!

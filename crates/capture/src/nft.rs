@@ -25,7 +25,7 @@ use streamvs_table::{Family, PerFamily};
 
 use crate::capture::ipv6_is_off;
 use crate::command::{find, run};
-use crate::sets::{self, Contents, Purpose, SetDamage};
+use crate::sets::{self, Contents, SetDamage};
 use crate::{Config, Desired, Error, Removed, Repair, link};
 use listing::Listing;
 
@@ -145,7 +145,7 @@ impl Capture {
     pub(crate) async fn close_gate(&mut self) -> Result<(), Error> {
         self.gate_open = false;
         let want = self.wanted();
-        let capture = want.keys().filter(|name| name.purpose == Purpose::Capture);
+        let capture = want.keys().filter(|name| name.purpose.captures());
         let script: String = capture
             .map(|name| {
                 let (ip, set) = (render::word(name.family), render::set(*name));
@@ -235,9 +235,7 @@ impl Capture {
 /// The sets hold what is wanted and nothing else.
 fn holds(family: Family, found: &Listing, want: &Contents) -> bool {
     found.foreign_count == 0
-        && sets::SetName::of(family)
-            .into_iter()
-            .all(|name| found.contents.get(&name) == want.get(&name))
+        && sets::SetName::of(family).all(|name| found.contents.get(&name) == want.get(&name))
 }
 
 /// What differs from what was printed after the commitment, and from what is wanted in the sets.

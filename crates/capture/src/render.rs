@@ -11,6 +11,7 @@ use streamvs_table::Family;
 use crate::created::{self, Made};
 use crate::listing::Listing;
 use crate::ruleset::{Chain, Condition, Jump, Rule, Ruleset, Table, Verdict};
+use crate::sets::Purpose;
 
 /// Puts our chains into a table, whatever was in them before, and each jump to them exactly once
 /// at the first place.
@@ -120,8 +121,13 @@ fn written(ruleset: &Ruleset, chain: Chain, rule: &Rule) -> String {
             Condition::New => push("-m conntrack --ctstate NEW"),
             Condition::Translated => push("-m conntrack --ctstate DNAT"),
             Condition::In(purpose) => {
-                push(&format!("-m set --match-set {} dst,dst", ruleset.set(*purpose).as_str()));
+                push(&format!("-m set --match-set {}", looked_up(ruleset, *purpose)));
             }
+            Condition::NotIn(purpose) => {
+                push(&format!("-m set ! --match-set {}", looked_up(ruleset, *purpose)));
+            }
+            Condition::ToNode => push("-m addrtype --dst-type LOCAL"),
+            Condition::FromNode => push("-m addrtype --src-type LOCAL"),
         }
     }
     push(&format!("-m comment --comment \"{}\"", rule.comment));
@@ -144,6 +150,11 @@ fn written(ruleset: &Ruleset, chain: Chain, rule: &Rule) -> String {
         Verdict::Unmark(bit) => push(&format!("-j MARK --set-xmark 0x0/{bit:#x}")),
     }
     text
+}
+
+/// `streamvs4 dst,dst`
+fn looked_up(ruleset: &Ruleset, purpose: Purpose) -> String {
+    format!("{} {}", ruleset.set(purpose).as_str(), purpose.shape().of_packet())
 }
 
 #[cfg(test)]

@@ -65,15 +65,17 @@ pub(crate) enum Chain {
     /// From OUTPUT, and from the two above: Services without usable endpoints. Only the first
     /// packet of a connection comes here.
     Refuse,
-    /// From PREROUTING and OUTPUT: sends service connections to the listener.
+    /// From PREROUTING and OUTPUT: TCP that is not ours goes on to [`Chain::Services`].
     Capture,
+    /// Sends service connections to the listener.
+    Services,
     /// From POSTROUTING: lets our own connections leave with the client's address.
     Alias,
 }
 
 impl Chain {
-    pub(crate) const ALL: [Self; 5] =
-        [Self::Input, Self::Forward, Self::Refuse, Self::Capture, Self::Alias];
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Input, Self::Forward, Self::Refuse, Self::Capture, Self::Services, Self::Alias];
 
     pub(crate) fn as_str(self) -> &'static str {
         match self {
@@ -81,6 +83,7 @@ impl Chain {
             Self::Forward => "STREAMVS-FORWARD",
             Self::Refuse => "STREAMVS-REFUSE",
             Self::Capture => "STREAMVS-CAPTURE",
+            Self::Services => "STREAMVS-SERVICES",
             Self::Alias => "STREAMVS-ALIAS",
         }
     }
@@ -88,7 +91,7 @@ impl Chain {
     pub(crate) fn table(self) -> Table {
         match self {
             Self::Input | Self::Forward | Self::Refuse => Table::Filter,
-            Self::Capture | Self::Alias => Table::Nat,
+            Self::Capture | Self::Services | Self::Alias => Table::Nat,
         }
     }
 }
@@ -164,8 +167,15 @@ pub(crate) enum Condition {
     New,
     /// Its connection's destination was translated on this node.
     Translated,
-    /// Its destination address, protocol and port are an element of this purpose's set.
+    /// What the purpose asks of it (destination address, protocol and port, or its source) is an
+    /// element of the purpose's set.
     In(Purpose),
+    /// It is not.
+    NotIn(Purpose),
+    /// It is addressed to the node.
+    ToNode,
+    /// It has an address of the node as its source.
+    FromNode,
 }
 
 /// What becomes of a packet for which all tests hold.
@@ -220,7 +230,9 @@ impl Ruleset {
     pub(crate) fn rules(&self, chain: Chain) -> Vec<Rule> {
         match chain {
             Chain::Capture => self.gated(self.ungated(chain)),
-            Chain::Input | Chain::Forward | Chain::Refuse | Chain::Alias => self.ungated(chain),
+            Chain::Input | Chain::Forward | Chain::Refuse | Chain::Services | Chain::Alias => {
+                self.ungated(chain)
+            }
         }
     }
 
@@ -243,17 +255,18 @@ impl Ruleset {
 
     fn ungated(&self, chain: Chain) -> Vec<Rule> {
         use Condition::{
-            Destination, In, LeavesByLoopback, Opening, Port, Source, Tcp, Translated, WithMark,
-            WithoutMark,
+            Destination, In, LeavesByLoopback, New, NotIn, Opening, Port, Source, Tcp, ToNode,
+            Translated, WithMark, WithoutMark,
         };
         let port = self.listen_port;
         let listener = listener(self.family);
         match chain {
             Chain::Capture => vec![Rule {
-                when: vec![Tcp, WithoutMark(self.mark), In(Purpose::Capture)],
-                verdict: Verdict::Redirect(SocketAddr::new(listener, port)),
-                comment: "streamvs service to the listener",
+                when: vec![Tcp, WithoutMark(self.mark)],
+                verdict: Verdict::Call(Chain::Services),
+                comment: "streamvs services",
             }],
+            Chain::Services => self.services(SocketAddr::new(listener, port)),
             Chain::Alias => {
                 let rule = |alias: &Alias| Rule {
                     when: vec![Source(alias.aliases()), WithMark(self.mark)],
@@ -272,6 +285,11 @@ impl Ruleset {
                     when: vec![Tcp, Port(port), Opening],
                     verdict: Verdict::Reset,
                     comment: "streamvs listener dialled directly",
+                },
+                Rule {
+                    when: vec![Tcp, New, In(Purpose::Health)],
+                    verdict: Verdict::Accept,
+                    comment: "streamvs health check of a service",
                 },
                 call(Chain::Refuse),
             ],
@@ -299,8 +317,54 @@ impl Ruleset {
                     verdict: Verdict::Drop,
                     comment: "streamvs service has no local endpoints",
                 },
+                Rule {
+                    when: vec![In(Purpose::Guarded), NotIn(Purpose::Allowed)],
+                    verdict: Verdict::Drop,
+                    comment: "streamvs source is not let in",
+                },
+                Rule {
+                    when: vec![Tcp, In(Purpose::NodeReject), ToNode],
+                    verdict: Verdict::Reset,
+                    comment: "streamvs node port has no endpoints",
+                },
+                Rule {
+                    when: vec![In(Purpose::NodeReject), ToNode],
+                    verdict: Verdict::PortUnreachable,
+                    comment: "streamvs node port has no endpoints",
+                },
+                Rule {
+                    when: vec![In(Purpose::NodeDrop), ToNode],
+                    verdict: Verdict::Drop,
+                    comment: "streamvs node port has no local endpoints",
+                },
             ],
         }
+    }
+
+    /// Addresses of Services before node ports; of each, those that are for everybody before those
+    /// that are for clients inside, which are pods and processes of the node.
+    fn services(&self, listener: SocketAddr) -> Vec<Rule> {
+        use Condition::{FromNode, In, NotIn, Tcp, ToNode};
+        let capture = |when: &[Condition], comment| Rule {
+            when: [&[Tcp], when].concat(),
+            verdict: Verdict::Redirect(listener),
+            comment,
+        };
+        let (inner, node_inner) = (In(Purpose::Inner), In(Purpose::NodeInner));
+        let pods = In(Purpose::Pods);
+        vec![
+            Rule {
+                when: vec![In(Purpose::Guarded), NotIn(Purpose::Allowed)],
+                verdict: Verdict::Return,
+                comment: "streamvs source is not let in",
+            },
+            capture(&[In(Purpose::Capture)], "streamvs service to the listener"),
+            capture(&[inner, pods], "streamvs service for pods"),
+            capture(&[inner, FromNode], "streamvs service for the node"),
+            capture(&[In(Purpose::NodeCapture), ToNode], "streamvs node port to the listener"),
+            capture(&[node_inner, pods, ToNode], "streamvs node port for pods"),
+            capture(&[node_inner, FromNode, ToNode], "streamvs node port for the node"),
+        ]
     }
 
     /// The set of this family for a purpose.

@@ -4,15 +4,21 @@
 //! `ipset restore` that turns one into the other. Rules name the sets and never change with
 //! Services, so that a change costs its own elements and no more.
 //!
-//! Shape: `hash:ip,port`, one set for each family and purpose, at most [`MAX_ELEMENTS`] elements.
+//! There is one set for each family and purpose, of the shape the purpose needs ([`Shape`]), with
+//! at most [`MAX_ELEMENTS`] elements.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use streamvs_table::{Family, Protocol};
 
 use crate::Desired;
+
+mod element;
+
+pub(crate) use element::{Element, Shape, halves};
 
 /// Bound of each set: 30,000 Services with 30 ports each fit. The kernel grows a set with its
 /// content; past the bound `ipset` fails and says so.
@@ -28,29 +34,98 @@ pub(crate) struct SetName {
     pub(crate) family: Family,
 }
 
-/// What becomes of a new connection whose destination is in the set.
+/// What is to be known of a new connection. Sets are filled in this order and emptied in the
+/// reverse one, so that who may reach a guarded address is known before it is one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Purpose {
+    /// From a pod.
+    Pods,
+    /// To a load balancer's address, from a source that it lets in.
+    Allowed,
+    /// To a load balancer's address that does not let everybody in.
+    Guarded,
+    /// To an address of a Service that is balanced.
     Capture,
+    /// To one that is balanced for clients inside, and not for those outside.
+    Inner,
+    /// To a node port that is balanced.
+    NodeCapture,
+    /// To one that is balanced for clients inside, and not for those outside.
+    NodeInner,
+    /// To an address of a Service without endpoints.
     Reject,
+    /// To one without endpoints that the policy allows.
     Drop,
+    /// To a node port without endpoints.
+    NodeReject,
+    /// To one without endpoints that the policy allows.
+    NodeDrop,
+    /// To a health check port.
+    Health,
+}
+
+impl Purpose {
+    const ALL: [Self; 12] = [
+        Self::Pods,
+        Self::Allowed,
+        Self::Guarded,
+        Self::Capture,
+        Self::Inner,
+        Self::NodeCapture,
+        Self::NodeInner,
+        Self::Reject,
+        Self::Drop,
+        Self::NodeReject,
+        Self::NodeDrop,
+        Self::Health,
+    ];
+
+    pub(crate) fn shape(self) -> Shape {
+        match self {
+            Self::Capture | Self::Inner | Self::Guarded | Self::Reject | Self::Drop => {
+                Shape::Address
+            }
+            Self::NodeCapture
+            | Self::NodeInner
+            | Self::NodeReject
+            | Self::NodeDrop
+            | Self::Health => Shape::Range,
+            Self::Allowed => Shape::Source,
+            Self::Pods => Shape::Net,
+        }
+    }
+
+    /// Connections in it are sent to the listener.
+    pub(crate) fn captures(self) -> bool {
+        matches!(self, Self::Capture | Self::Inner | Self::NodeCapture | Self::NodeInner)
+    }
 }
 
 impl SetName {
     /// The sets of one family.
-    pub(crate) fn of(family: Family) -> [Self; 3] {
-        [Purpose::Capture, Purpose::Reject, Purpose::Drop].map(|purpose| Self { purpose, family })
+    pub(crate) fn of(family: Family) -> impl Iterator<Item = Self> {
+        Purpose::ALL.into_iter().map(move |purpose| Self { purpose, family })
     }
 
     /// The name in the kernel.
     pub(crate) fn as_str(self) -> &'static str {
-        match (self.purpose, self.family) {
-            (Purpose::Capture, Family::V4) => "streamvs4",
-            (Purpose::Capture, Family::V6) => "streamvs6",
-            (Purpose::Reject, Family::V4) => "streamvs-reject4",
-            (Purpose::Reject, Family::V6) => "streamvs-reject6",
-            (Purpose::Drop, Family::V4) => "streamvs-drop4",
-            (Purpose::Drop, Family::V6) => "streamvs-drop6",
+        let (v4, v6) = match self.purpose {
+            Purpose::Pods => ("streamvs-pods4", "streamvs-pods6"),
+            Purpose::Allowed => ("streamvs-allowed4", "streamvs-allowed6"),
+            Purpose::Guarded => ("streamvs-guarded4", "streamvs-guarded6"),
+            Purpose::Capture => ("streamvs4", "streamvs6"),
+            Purpose::Inner => ("streamvs-inner4", "streamvs-inner6"),
+            Purpose::NodeCapture => ("streamvs-node4", "streamvs-node6"),
+            Purpose::NodeInner => ("streamvs-node-inner4", "streamvs-node-inner6"),
+            Purpose::Reject => ("streamvs-reject4", "streamvs-reject6"),
+            Purpose::Drop => ("streamvs-drop4", "streamvs-drop6"),
+            Purpose::NodeReject => ("streamvs-node-reject4", "streamvs-node-reject6"),
+            Purpose::NodeDrop => ("streamvs-node-drop4", "streamvs-node-drop6"),
+            Purpose::Health => ("streamvs-health4", "streamvs-health6"),
+        };
+        match self.family {
+            Family::V4 => v4,
+            Family::V6 => v6,
         }
     }
 
@@ -59,41 +134,78 @@ impl SetName {
         format!("{}-next", self.as_str())
     }
 
-    fn header(self) -> &'static str {
-        match self.family {
-            Family::V4 => "hash:ip,port family inet",
-            Family::V6 => "hash:ip,port family inet6",
-        }
+    fn header(self) -> String {
+        let family = match self.family {
+            Family::V4 => "inet",
+            Family::V6 => "inet6",
+        };
+        format!("{} family {family}", self.purpose.shape().as_str())
     }
 }
-
-/// One element: (address, port, protocol).
-pub(crate) type Element = (IpAddr, u16, Protocol);
 
 /// What each set holds, or shall hold.
 pub(crate) type Contents = BTreeMap<SetName, BTreeSet<Element>>;
 
-/// The sets of `families` as `desired` asks for; the capture sets empty where the gate is closed.
+/// The sets of `families` as `desired` asks for; those that capture empty where the gate is closed.
 pub(crate) fn wanted(desired: &Desired, families: &[Family], gate_open: bool) -> Contents {
     let mut contents = Contents::new();
     for &family in families {
-        let of_family = |(ip, ..): &Element| Family::of(*ip) == family;
         for name in SetName::of(family) {
-            let elements = match name.purpose {
-                Purpose::Capture if !gate_open => BTreeSet::new(),
-                Purpose::Capture => desired
-                    .capture
-                    .iter()
-                    .map(|&(ip, port)| (ip, port, Protocol::Tcp))
-                    .filter(of_family)
-                    .collect(),
-                Purpose::Reject => desired.reject.iter().copied().filter(of_family).collect(),
-                Purpose::Drop => desired.drop.iter().copied().filter(of_family).collect(),
+            let elements = if name.purpose.captures() && !gate_open {
+                BTreeSet::new()
+            } else {
+                let of_purpose = elements(desired, name.purpose).into_iter();
+                of_purpose.filter(|element| element.family() == family).collect()
             };
             contents.insert(name, elements);
         }
     }
     contents
+}
+
+/// What a purpose's sets hold, of both families.
+fn elements(desired: &Desired, purpose: Purpose) -> Vec<Element> {
+    let tcp = |addresses: &BTreeSet<(IpAddr, u16)>| {
+        addresses.iter().map(|&(ip, port)| Element::Address(ip, port, Protocol::Tcp)).collect()
+    };
+    let every = |addresses: &BTreeSet<(IpAddr, u16, Protocol)>| {
+        let element = |&(ip, port, protocol): &_| Element::Address(ip, port, protocol);
+        addresses.iter().map(element).collect()
+    };
+    let at_node = |ports: &BTreeSet<(Family, u16, Protocol)>| {
+        let ranges = |family| {
+            let of_family = move |range: &&IpNet| Family::of(range.addr()) == family;
+            desired.node_ranges.iter().filter(of_family).flat_map(|range| halves(*range))
+        };
+        let at = |&(family, port, protocol): &(Family, u16, Protocol)| {
+            ranges(family).map(move |range| Element::Range(range, port, protocol))
+        };
+        ports.iter().flat_map(at).collect()
+    };
+    match purpose {
+        Purpose::Pods => {
+            let ranges = desired.pod_ranges.iter().flat_map(|range| halves(*range));
+            ranges.map(Element::Net).collect()
+        }
+        Purpose::Allowed => {
+            let sources = |&(ip, port, protocol, range): &(_, _, _, IpNet)| {
+                halves(range)
+                    .into_iter()
+                    .map(move |range| Element::Source(ip, port, protocol, range))
+            };
+            desired.allowed.iter().flat_map(sources).collect()
+        }
+        Purpose::Guarded => every(&desired.guarded),
+        Purpose::Capture => tcp(&desired.capture),
+        Purpose::Inner => tcp(&desired.inner),
+        Purpose::Reject => every(&desired.reject),
+        Purpose::Drop => every(&desired.drop),
+        Purpose::NodeCapture => at_node(&desired.node_capture),
+        Purpose::NodeInner => at_node(&desired.node_inner),
+        Purpose::NodeReject => at_node(&desired.node_reject),
+        Purpose::NodeDrop => at_node(&desired.node_drop),
+        Purpose::Health => at_node(&desired.health),
+    }
 }
 
 /// A set as the kernel has it.
@@ -116,7 +228,7 @@ pub(crate) fn parse(name: SetName, saved: &str) -> Found {
         if let Some(created) = line.strip_prefix("create ") {
             let definition = created.split_once(' ').map_or("", |(_, definition)| definition);
             let Some(options) = definition
-                .strip_prefix(name.header())
+                .strip_prefix(&name.header())
                 .filter(|options| options.is_empty() || options.starts_with(' '))
             else {
                 return Found::Alien;
@@ -128,7 +240,7 @@ pub(crate) fn parse(name: SetName, saved: &str) -> Found {
             }
         } else if let Some(added) = line.strip_prefix("add ") {
             let element = added.split_once(' ').map_or("", |(_, element)| element);
-            match parse_element(element) {
+            match Element::parse(name.purpose.shape(), element) {
                 Some(element) => {
                     elements.insert(element);
                 }
@@ -137,18 +249,6 @@ pub(crate) fn parse(name: SetName, saved: &str) -> Found {
         }
     }
     Found::Usable { elements, foreign }
-}
-
-fn parse_element(text: &str) -> Option<Element> {
-    let (ip, rest) = text.split_once(',')?;
-    let (protocol, port) = rest.split_once(':')?;
-    let protocol = match protocol {
-        "tcp" => Protocol::Tcp,
-        "udp" => Protocol::Udp,
-        "sctp" => Protocol::Sctp,
-        _ => return None,
-    };
-    Some((ip.parse().ok()?, port.parse().ok()?, protocol))
 }
 
 /// What was wrong with a set.
@@ -184,8 +284,9 @@ pub(crate) fn mend(
     want: &Contents,
 ) -> Script {
     let mut script = Script::default();
-    let mut deletions = String::new();
+    let mut all_deletions = Vec::new();
     for (&name, elements) in want {
+        let mut deletions = String::new();
         let damage = match found.get(&name) {
             None => {
                 // No rule can name a set that does not exist: filling it in place shows nothing
@@ -225,8 +326,9 @@ pub(crate) fn mend(
         if damage != (SetDamage::Altered { absent: 0, foreign: 0 }) {
             script.mends.push((name, damage));
         }
+        all_deletions.push(deletions);
     }
-    script.text.push_str(&deletions);
+    script.text.extend(all_deletions.into_iter().rev());
     script
 }
 
@@ -235,13 +337,15 @@ pub(crate) fn mend(
 pub(crate) fn change(have: &Contents, want: &Contents) -> String {
     let none = BTreeSet::new();
     let mut text = String::new();
-    let mut deletions = String::new();
+    let mut all_deletions = Vec::new();
     for (name, elements) in want {
         let before = have.get(name).unwrap_or(&none);
         add(&mut text, name.as_str(), elements.difference(before));
+        let mut deletions = String::new();
         delete(&mut deletions, name.as_str(), before.difference(elements));
+        all_deletions.push(deletions);
     }
-    text.push_str(&deletions);
+    text.extend(all_deletions.into_iter().rev());
     text
 }
 
@@ -252,33 +356,18 @@ fn create(text: &mut String, name: SetName, called: &str) {
 
 fn add<'a>(text: &mut String, set: &str, elements: impl IntoIterator<Item = &'a Element>) {
     for element in elements {
-        line(text, format_args!("add {set} {}", Written(element)));
+        line(text, format_args!("add {set} {}", element));
     }
 }
 
 fn delete<'a>(text: &mut String, set: &str, elements: impl IntoIterator<Item = &'a Element>) {
     for element in elements {
-        line(text, format_args!("del {set} {}", Written(element)));
+        line(text, format_args!("del {set} {}", element));
     }
 }
 
 fn line(text: &mut String, arguments: std::fmt::Arguments<'_>) {
     writeln!(text, "{arguments}").expect("a String takes every write");
-}
-
-/// An element as `ipset` writes it: `10.96.0.1,tcp:80`.
-struct Written<'a>(&'a Element);
-
-impl std::fmt::Display for Written<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (ip, port, protocol) = self.0;
-        let protocol = match protocol {
-            Protocol::Tcp => "tcp",
-            Protocol::Udp => "udp",
-            Protocol::Sctp => "sctp",
-        };
-        write!(f, "{ip},{protocol}:{port}")
-    }
 }
 
 #[cfg(test)]

@@ -89,7 +89,7 @@ async fn serve(options: RunOptions, settings: Settings, verbosity: Verbosity) ->
     let (drain, draining) = watch::channel(false);
     let shared = workers::Shared {
         plan: plan.clone(),
-        pod_ranges: options.pod_cidrs.clone(),
+        pod_ranges: config::reach(&options).pods,
         aliases,
         relay: config::relay(&options),
         on_refused: config::count_refusals(&metrics),
@@ -123,6 +123,7 @@ async fn serve(options: RunOptions, settings: Settings, verbosity: Verbosity) ->
         programming,
         service_cidrs: Vec::new(),
         client_ip: config::client_ip(&options),
+        reach: config::reach(&options),
     };
     let watching = async {
         match source {

@@ -12,6 +12,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub(crate) use run::{
     CaptureMode, ClientIp, DeadManSwitch, Http2Engine, IptablesBackend, RunOptions,
 };
+pub(crate) use values::NodePortAddresses;
 
 /// Where `run` and `list` meet unless told otherwise.
 const ADMIN_SOCKET: &str = "/run/streamvs/admin.sock";

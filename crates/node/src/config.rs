@@ -18,6 +18,7 @@ use crate::cli::values::{BindAddress, MAX_SYNC_PERIOD};
 use crate::cli::{CaptureMode, ClientIp, DeadManSwitch, Http2Engine, IptablesBackend, RunOptions};
 use crate::client_ip::Wish;
 use crate::error::Error;
+use crate::reach::Reach;
 
 /// A bit that neither kube-proxy nor the common network plugins use.
 pub(crate) const DEFAULT_MARK: u32 = 0x1;
@@ -125,6 +126,13 @@ pub(crate) fn kernel_path(options: &RunOptions) -> Option<streamvs_nat::Config> 
     options.kube_proxy_replacement.then_some(streamvs_nat::Config { scheduler })
 }
 
+/// Where pods are not said of the whole cluster, those of this node are known.
+pub(crate) fn reach(options: &RunOptions) -> Reach {
+    let pods = [&options.cluster_cidr, &options.pod_cidrs];
+    let pods = pods.into_iter().find(|ranges| !ranges.is_empty()).cloned().unwrap_or_default();
+    Reach { node_ports: options.nodeport_addresses.clone(), pods, ..Reach::default() }
+}
+
 /// Where objects are from.
 pub(crate) enum Source {
     Manifests(ManifestsConfig),
@@ -135,7 +143,7 @@ pub(crate) fn source(options: &RunOptions, node_name: Arc<str>) -> Source {
     let resolver = streamvs_resolve::Config {
         node_name,
         service_proxy_name: options.service_proxy_name.as_deref().map(Into::into),
-        allow_external_ips: Vec::new(),
+        allow_external_ips: options.allow_external_ips.clone(),
     };
     match &options.manifests {
         Some(dir) => Source::Manifests(ManifestsConfig { dir: dir.clone(), resolver }),

@@ -28,6 +28,7 @@ use tokio::time::timeout;
 use crate::client_ip::{InForce, Wish};
 use crate::error::Error;
 use crate::programming::Programming;
+use crate::reach::Reach;
 
 /// How long a failed change of rules waits before it is tried again.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
@@ -85,6 +86,7 @@ pub(crate) struct Publication {
     pub(crate) service_cidrs: Vec<IpNet>,
     /// Whether endpoints are to see the clients.
     pub(crate) client_ip: Wish,
+    pub(crate) reach: Reach,
 }
 
 impl Publication {
@@ -170,8 +172,14 @@ impl Publication {
     /// Tells the kernel's writer. True: capture has something to do.
     fn desire(&self, snapshot: &Arc<Snapshot>) -> bool {
         let ranges = self.service_cidrs.iter().copied().collect();
-        let aliases = self.client_ip.aliases(snapshot);
-        let desired = Arc::new(Desired { ranges, aliases, ..Desired::from_snapshot(snapshot) });
+        self.reach.tell_of_no_address(snapshot);
+        let desired = Arc::new(Desired {
+            ranges,
+            aliases: self.client_ip.aliases(snapshot),
+            node_ranges: self.reach.node_ranges(snapshot.node()),
+            pod_ranges: self.reach.pod_ranges(snapshot.node()),
+            ..Desired::from_snapshot(snapshot)
+        });
         let news = self.target.borrow().as_ref().is_none_or(|target| *target.desired != *desired);
         self.target.send_replace(Some(Target { desired, snapshot: Arc::clone(snapshot) }));
         news

@@ -19,6 +19,7 @@ mod oom;
 mod origin;
 mod privileges;
 mod programming;
+mod reach;
 mod reload;
 mod telemetry;
 mod top;

@@ -16,6 +16,7 @@
 //! - `client_ip`: whom endpoints see.
 //! - `privileges`: what a taken-over agent could not do.
 //! - `face`: kube-proxy's configuration file and pages.
+//! - `outside`: node ports, load balancers' addresses and who may use them.
 //! - `peers`: programs nobody here wrote.
 
 #[cfg(test)]
@@ -34,6 +35,8 @@ mod kernel;
 mod knocking;
 #[cfg(test)]
 mod lifecycle;
+#[cfg(test)]
+mod outside;
 #[cfg(test)]
 mod peers;
 #[cfg(test)]

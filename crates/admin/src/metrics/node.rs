@@ -168,14 +168,26 @@ fn network_programming_bounds() -> impl Iterator<Item = f64> {
     [0.0, 0.25, 0.5].into_iter().chain(seconds.map(f64::from))
 }
 
-/// ServicePorts whose clients on this node are dropped for want of an endpoint on it.
-pub(super) fn no_local_endpoints(plan: &Plan) -> PerFamily<u64> {
-    let mut counts = PerFamily::default();
+/// ServicePorts of which clients are dropped for want of an endpoint on this node, by the policy
+/// that wants one there.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct NoLocalEndpoints {
+    /// internalTrafficPolicy: clients of the ClusterIP on this node.
+    internal: PerFamily<u64>,
+    /// externalTrafficPolicy: clients outside.
+    external: PerFamily<u64>,
+}
+
+pub(super) fn no_local_endpoints(plan: &Plan) -> NoLocalEndpoints {
+    let mut counts = NoLocalEndpoints::default();
     for service in plan.snapshot().services() {
         for family in Family::BOTH {
-            let dropped = service.internal_disposition(family) == Disposition::Drop;
-            if dropped {
-                *counts.get_mut(family) += 1;
+            let dropped = |policy| service.disposition_by(policy, family) == Disposition::Drop;
+            if dropped(service.internal_policy) {
+                *counts.internal.get_mut(family) += 1;
+            }
+            if service.is_external() && dropped(service.external_policy) {
+                *counts.external.get_mut(family) += 1;
             }
         }
     }
@@ -186,7 +198,7 @@ pub(super) fn no_local_endpoints(plan: &Plan) -> PerFamily<u64> {
 #[derive(Debug)]
 pub(super) struct Node {
     pub(super) generation: u64,
-    pub(super) no_local_endpoints: PerFamily<u64>,
+    pub(super) no_local_endpoints: NoLocalEndpoints,
     pub(super) health: Arc<Health>,
     pub(super) metrics: Arc<NodeMetrics>,
 }
@@ -244,9 +256,12 @@ impl Collector for Node {
             begin(encoder, &total)?.only().counter(changes.total.get())?;
         }
         let mut no_local = begin(encoder, &catalogue::NO_LOCAL_ENDPOINTS)?;
-        for family in Family::BOTH {
-            let labels = [("ip_family", family.as_str()), ("traffic_policy", "internal")];
-            no_local.at(&labels)?.gauge(*no_local_endpoints.get(family))?;
+        let NoLocalEndpoints { internal, external } = no_local_endpoints;
+        for (policy, counts) in [("internal", internal), ("external", external)] {
+            for family in Family::BOTH {
+                let labels = [("ip_family", family.as_str()), ("traffic_policy", policy)];
+                no_local.at(&labels)?.gauge(*counts.get(family))?;
+            }
         }
         let times = Family::BOTH.map(|family| (family, health.times(family)));
         let mut applied = begin(encoder, &catalogue::SYNC_LAST)?;

@@ -360,12 +360,18 @@ fn a_service_port_that_drops_for_want_of_a_local_endpoint_is_counted() {
     );
     only_elsewhere(&mut far);
     far.internal_policy = streamvs_table::TrafficPolicy::Local;
-    let (admin, _) = admin(plan(vec![far]));
+    let mut near = service("shop/near", Protocol::Tcp, 80, &["10.96.0.31"], far.endpoints.clone());
+    only_elsewhere(&mut near);
+    near.external_policy = streamvs_table::TrafficPolicy::Local;
+    near.node_port = Some(30_080);
+    let (admin, _) = admin(plan(vec![far, near]));
     let exposition = Exposition::of(&admin);
     for (family, count) in [("IPv4", 1.0), ("IPv6", 0.0)] {
-        let labels = [("ip_family", family), ("traffic_policy", "internal")];
-        let name = "kubeproxy_sync_proxy_rules_no_local_endpoints_total";
-        assert_eq!(exposition.value(name, &labels), Some(count));
+        for policy in ["internal", "external"] {
+            let labels = [("ip_family", family), ("traffic_policy", policy)];
+            let name = "kubeproxy_sync_proxy_rules_no_local_endpoints_total";
+            assert_eq!(exposition.value(name, &labels), Some(count), "{policy}");
+        }
     }
 }
 

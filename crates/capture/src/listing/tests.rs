@@ -87,7 +87,7 @@ fn a_chain_that_lost_or_won_a_rule_is_damaged() {
     let chain = [RuleDamage::Chain(Chain::Capture)];
     let more = |text: String| text + "-A STREAMVS-CAPTURE -j RETURN\n";
     check("one more", Table::Nat, more, &chain);
-    let flushed = |text: String| without(&text, |line| line.starts_with("-A STREAMVS"));
+    let flushed = |text: String| without(&text, |line| line.starts_with("-A STREAMVS-CAPTURE"));
     check("flushed", Table::Nat, flushed, &chain);
     let gone = |text: String| without(&text, |line| line.contains("STREAMVS-CAPTURE"));
     let output = Jump { hook: Hook::Output, chain: Chain::Capture };

@@ -4,10 +4,12 @@
 //! compared with what was printed right after we committed it.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
+use ipnet::IpNet;
 use streamvs_table::{Family, Protocol};
 
-use crate::sets::{Contents, Element, SetName};
+use crate::sets::{Contents, Element, SetName, Shape};
 
 use super::render;
 
@@ -33,7 +35,7 @@ pub(super) fn parse(family: Family, printed: &str) -> Listing {
         let words = line.trim();
         if let Some(rest) = words.strip_prefix("set ") {
             let called = rest.trim_end_matches('{').trim_end();
-            set = SetName::of(family).into_iter().find(|name| render::set(*name) == called);
+            set = SetName::of(family).find(|name| render::set(*name) == called);
         }
         let Some(first) = words.strip_prefix("elements = {") else {
             listing.skeleton.push_str(line);
@@ -47,8 +49,9 @@ pub(super) fn parse(family: Family, printed: &str) -> Listing {
         }
         let text = text.split('}').next().unwrap_or_default();
         for element in text.split(',').map(str::trim).filter(|element| !element.is_empty()) {
+            let element = set.and_then(|name| parse_element(name.purpose.shape(), element));
             let known = set.and_then(|name| listing.contents.get_mut(&name));
-            match (known, parse_element(element)) {
+            match (known, element) {
                 (Some(known), Some(element)) => {
                     known.insert(element);
                 }
@@ -60,17 +63,37 @@ pub(super) fn parse(family: Family, printed: &str) -> Listing {
 }
 
 /// `10.96.0.1 . 6 . 80`
-fn parse_element(text: &str) -> Option<Element> {
-    let mut parts = text.split(" . ").map(str::trim);
-    let ip = parts.next()?.parse().ok()?;
-    let protocol = match parts.next()? {
-        "tcp" | "6" => Protocol::Tcp,
-        "udp" | "17" => Protocol::Udp,
-        "sctp" | "132" => Protocol::Sctp,
+fn parse_element(shape: Shape, text: &str) -> Option<Element> {
+    let parts: Vec<&str> = text.split(" . ").map(str::trim).collect();
+    Some(match (shape, parts.as_slice()) {
+        (Shape::Address, [ip, protocol, port]) => {
+            Element::Address(ip.parse().ok()?, port.parse().ok()?, parse_protocol(protocol)?)
+        }
+        (Shape::Source, [ip, protocol, port, range]) => {
+            let (ip, port) = (ip.parse().ok()?, port.parse().ok()?);
+            Element::Source(ip, port, parse_protocol(protocol)?, parse_range(range)?)
+        }
+        (Shape::Range, [range, protocol, port]) => {
+            let port = port.parse().ok()?;
+            Element::Range(parse_range(range)?, port, parse_protocol(protocol)?)
+        }
+        (Shape::Net, [range]) => Element::Net(parse_range(range)?),
         _ => return None,
-    };
-    let port = parts.next()?.parse().ok()?;
-    parts.next().is_none().then_some((ip, port, protocol))
+    })
+}
+
+fn parse_protocol(text: &str) -> Option<Protocol> {
+    match text {
+        "tcp" | "6" => Some(Protocol::Tcp),
+        "udp" | "17" => Some(Protocol::Udp),
+        "sctp" | "132" => Some(Protocol::Sctp),
+        _ => None,
+    }
+}
+
+/// A range of one address is printed as the address.
+fn parse_range(text: &str) -> Option<IpNet> {
+    text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
 }
 
 #[cfg(test)]
@@ -94,7 +117,8 @@ mod tests {
                        }\n";
         let listing = parse(Family::V4, printed);
         let name = SetName { purpose: Purpose::Capture, family: Family::V4 };
-        let element = |last: &str, port| (last.parse().expect("an address"), port, Protocol::Tcp);
+        let element =
+            |ip: &str, port| Element::Address(ip.parse().expect("an address"), port, Protocol::Tcp);
         let wanted = [element("10.96.0.1", 80), element("10.96.0.2", 443)];
         assert_eq!(listing.contents[&name], BTreeSet::from(wanted));
         assert_eq!(listing.foreign_count, 1);

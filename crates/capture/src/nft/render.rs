@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 use streamvs_table::{Family, Protocol};
 
 use crate::ruleset::{Chain, Condition, Jump, Rule, Ruleset, Table, Verdict};
-use crate::sets::{Contents, Element, SetName};
+use crate::sets::{Contents, Element, Purpose, SetName, Shape};
 
 /// Our table's name, in the families `ip` and `ip6`. The kernel path of the crate `nat` has one of
 /// its own.
@@ -37,7 +37,16 @@ pub(crate) fn replace(ruleset: &Ruleset, contents: &Contents) -> String {
             Family::V4 => "ipv4_addr",
             Family::V6 => "ipv6_addr",
         };
-        line(&mut text, format_args!("\t\ttype {address} . inet_proto . inet_service"));
+        let destination = format!("{address} . inet_proto . inet_service");
+        let of_type = match name.purpose.shape() {
+            Shape::Address | Shape::Range => destination,
+            Shape::Source => format!("{destination} . {address}"),
+            Shape::Net => address.to_owned(),
+        };
+        line(&mut text, format_args!("\t\ttype {of_type}"));
+        if name.purpose.shape() != Shape::Address {
+            line(&mut text, format_args!("\t\tflags interval"));
+        }
         line(&mut text, format_args!("\t}}"));
     }
     // Clients are translated by rules of iptables only, see `Obstacle::ByNftables`.
@@ -106,6 +115,7 @@ fn chain_name(chain: Chain) -> &'static str {
         Chain::Refuse => "refuse",
         Chain::Capture => "capture",
         Chain::Alias => "alias",
+        Chain::Services => "services",
     }
 }
 
@@ -124,10 +134,10 @@ fn written(ruleset: &Ruleset, rule: &Rule) -> String {
             Condition::WithMark(mark) => format!("meta mark & {mark:#x} == {mark:#x}"),
             Condition::New => "ct state new".to_owned(),
             Condition::Translated => "ct status dnat".to_owned(),
-            Condition::In(purpose) => {
-                let set = set(ruleset.set(*purpose));
-                format!("{ip} daddr . meta l4proto . th dport @{set}")
-            }
+            Condition::In(purpose) => looked_up(ruleset, *purpose, ""),
+            Condition::NotIn(purpose) => looked_up(ruleset, *purpose, "!= "),
+            Condition::ToNode => "fib daddr type local".to_owned(),
+            Condition::FromNode => "fib saddr type local".to_owned(),
         });
     }
     words.push(match rule.verdict {
@@ -144,6 +154,18 @@ fn written(ruleset: &Ruleset, rule: &Rule) -> String {
     });
     words.push(format!("comment \"{}\"", rule.comment));
     words.join(" ")
+}
+
+/// `ip daddr . meta l4proto . th dport @streamvs4`
+fn looked_up(ruleset: &Ruleset, purpose: Purpose, negation: &str) -> String {
+    let (ip, set) = (word(ruleset.family), set(ruleset.set(purpose)));
+    let destination = format!("{ip} daddr . meta l4proto . th dport");
+    let of_packet = match purpose.shape() {
+        Shape::Address | Shape::Range => destination,
+        Shape::Source => format!("{destination} . {ip} saddr"),
+        Shape::Net => format!("{ip} saddr"),
+    };
+    format!("{of_packet} {negation}@{set}")
 }
 
 fn refusal(family: Family, v4: &str, v6: &str) -> String {
@@ -178,13 +200,25 @@ fn each_batch<'a>(
 }
 
 /// `10.96.0.1 . tcp . 80`
-fn element((ip, port, protocol): &Element) -> String {
-    let protocol = match protocol {
+fn element(element: &Element) -> String {
+    match *element {
+        Element::Address(ip, port, protocol) => format!("{ip} . {} . {port}", name_of(protocol)),
+        Element::Source(ip, port, protocol, range) => {
+            format!("{ip} . {} . {port} . {range}", name_of(protocol))
+        }
+        Element::Range(range, port, protocol) => {
+            format!("{range} . {} . {port}", name_of(protocol))
+        }
+        Element::Net(range) => range.to_string(),
+    }
+}
+
+fn name_of(protocol: Protocol) -> &'static str {
+    match protocol {
         Protocol::Tcp => "tcp",
         Protocol::Udp => "udp",
         Protocol::Sctp => "sctp",
-    };
-    format!("{ip} . {protocol} . {port}")
+    }
 }
 
 fn line(text: &mut String, line: std::fmt::Arguments<'_>) {

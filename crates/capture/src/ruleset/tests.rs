@@ -1,7 +1,7 @@
 //! Aim: what the rules do with each kind of packet, in both families.
 //! Method: packets are walked through the typed rules by [`trace`](super::trace).
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use streamvs_table::{Family, Protocol};
 
@@ -37,12 +37,30 @@ impl Given {
             Family::V6 => "2001:db8::",
         };
         let ip = |last: u8| format!("{base}{last}").parse().expect("an address");
+        let range = |last: u8, v4: u8, v6: u8| {
+            let length = if family == Family::V4 { v4 } else { v6 };
+            format!("{base}{last}/{length}").parse::<IpNet>().expect("a range").trunc()
+        };
         let desired = Desired {
             capture: [(ip(1), 80)].into(),
             reject: [(ip(2), 80, Protocol::Tcp), (ip(2), 53, Protocol::Udp)].into(),
             drop: [(ip(3), 80, Protocol::Tcp), (ip(3), 53, Protocol::Udp)].into(),
+            // Clients 10 to 19 or so are pods; 100 is somebody outside.
+            pod_ranges: [range(16, 28, 124)].into(),
+            inner: [(ip(4), 80)].into(),
+            guarded: [(ip(5), 80, Protocol::Tcp)].into(),
+            allowed: [(ip(5), 80, Protocol::Tcp, range(100, 32, 128))].into(),
+            node_ranges: [range(7, 32, 128)].into(),
+            node_capture: [(family, 30_080, Protocol::Tcp)].into(),
+            node_inner: [(family, 30_081, Protocol::Tcp)].into(),
+            node_reject: [(family, 30_082, Protocol::Tcp), (family, 30_082, Protocol::Udp)].into(),
+            node_drop: [(family, 30_081, Protocol::Tcp)].into(),
+            health: [(family, 31_000, Protocol::Tcp)].into(),
             ..Desired::default()
         };
+        let mut desired = desired;
+        desired.capture.insert((ip(5), 80));
+        desired.drop.insert((ip(4), 80, Protocol::Tcp));
         let sets = sets::wanted(&desired, &[family], true);
         Self { ruleset: ruleset(family), sets, base }
     }
@@ -56,8 +74,14 @@ impl Given {
     }
 }
 
+/// A neighbour of an address.
+fn client(ip: IpAddr, last: u8) -> IpAddr {
+    let base = if ip.is_ipv4() { "192.0.2." } else { "2001:db8::" };
+    format!("{base}{last}").parse().expect("an address")
+}
+
 fn syn(to: SocketAddr) -> Packet {
-    Packet { protocol: Protocol::Tcp, to, mark: GATE, new: true }
+    Packet { protocol: Protocol::Tcp, from: client(to.ip(), 100), to, mark: GATE, new: true }
 }
 
 fn datagram(to: SocketAddr) -> Packet {
@@ -208,4 +232,83 @@ fn no_rule_leads_in_a_circle_and_each_chain_is_led_to() {
             assert!(led_to, "{} {family}", chain.as_str());
         }
     }
+}
+
+// --- what comes from outside ---------------------------------------------------------------------
+
+const POD: u8 = 18;
+const OUTSIDER: u8 = 100;
+const OTHER: u8 = 101;
+const NODE: u8 = 7;
+
+/// A connection from a client to a port of an address, in both families.
+#[track_caller]
+fn fates(last: u8, port: u16, way: Way, expected: &[(u8, From, Fate)]) {
+    for family in Family::BOTH {
+        let given = Given::new(family);
+        for &(from, place, fate) in expected {
+            let to = given.at(last, port);
+            let packet = Packet { from: client(to.ip(), from), ..syn(to) };
+            let found = given.fate(packet, place, way);
+            assert_eq!(found, fate, "{family} from {from} {place:?} to {last}:{port}");
+        }
+    }
+}
+
+const DROPPED: Fate = Fate::Refused(Verdict::Drop);
+
+#[test]
+fn without_local_endpoints_pods_and_the_node_are_served_and_outsiders_dropped() {
+    let inside = [(POD, From::Outside, Fate::Listener), (NODE, From::Node, Fate::Listener)];
+    let outside = [(OUTSIDER, From::Outside, DROPPED)];
+    let all = [&inside[..], &outside].concat();
+    fates(4, 80, Way::Onwards, &all);
+    fates(NODE, 30_081, Way::Local, &all);
+}
+
+#[test]
+fn a_guarded_address_lets_in_whom_its_ranges_name() {
+    let allowed = (OUTSIDER, From::Outside, Fate::Listener);
+    let all = [allowed, (OTHER, From::Outside, DROPPED), (POD, From::Outside, DROPPED)];
+    fates(5, 80, Way::Onwards, &all);
+    fates(5, 80, Way::Local, &all);
+}
+
+#[test]
+fn a_node_port_is_served_at_the_nodes_own_addresses_within_the_ranges() {
+    let everybody = [
+        (POD, From::Outside, Fate::Listener),
+        (OUTSIDER, From::Outside, Fate::Listener),
+        (NODE, From::Node, Fate::Listener),
+    ];
+    fates(NODE, 30_080, Way::Local, &everybody);
+    // The same port elsewhere, another address of the node, another port of the node.
+    fates(NODE, 30_080, Way::Onwards, &[(OUTSIDER, From::Outside, Fate::Onwards)]);
+    fates(8, 30_080, Way::Local, &[(OUTSIDER, From::Outside, Fate::Node)]);
+    fates(NODE, 30_090, Way::Local, &[(OUTSIDER, From::Outside, Fate::Node)]);
+}
+
+#[test]
+fn a_node_port_without_endpoints_is_refused_in_words_of_the_protocol() {
+    let reset = Fate::Refused(Verdict::Reset);
+    fates(NODE, 30_082, Way::Local, &[(POD, From::Outside, reset), (NODE, From::Node, reset)]);
+    let unreachable = Fate::Refused(Verdict::PortUnreachable);
+    check("udp", |given| datagram(given.at(NODE, 30_082)), &[Way::Local], unreachable);
+}
+
+#[test]
+fn a_service_address_comes_before_a_node_port() {
+    for family in Family::BOTH {
+        let mut given = Given::new(family);
+        let to = given.at(NODE, 30_082);
+        let name = SetName { purpose: Purpose::Capture, family };
+        let element = sets::Element::Address(to.ip(), to.port(), Protocol::Tcp);
+        given.sets.entry(name).or_default().insert(element);
+        assert_eq!(given.fate(syn(to), From::Outside, Way::Local), Fate::Listener, "{family}");
+    }
+}
+
+#[test]
+fn a_health_check_reaches_its_port() {
+    fates(NODE, 31_000, Way::Local, &[(OUTSIDER, From::Outside, Fate::Node)]);
 }

@@ -9,12 +9,13 @@ use std::net::{IpAddr, SocketAddr};
 use streamvs_table::Protocol;
 
 use super::{Chain, Condition, Hook, Jump, Rule, Ruleset, Table, Verdict};
-use crate::sets::{Contents, Purpose, SetName};
+use crate::sets::{Contents, Element, Purpose, SetName};
 
 /// The first packet of a connection, or a later one.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Packet {
     pub(super) protocol: Protocol,
+    pub(super) from: IpAddr,
     pub(super) to: SocketAddr,
     pub(super) mark: u32,
     /// The first of its connection; of TCP a SYN.
@@ -61,8 +62,14 @@ pub(super) struct Tracer<'a> {
 
 impl Tracer<'_> {
     pub(super) fn walk(&self, packet: Packet, from: From, way: Way) -> Fate {
-        let mut state =
-            Walk { packet, source: None, translated: false, leaves_by_lo: way == Way::Loopback };
+        let mut state = Walk {
+            packet,
+            source: None,
+            translated: false,
+            leaves_by_lo: way == Way::Loopback,
+            to_node: way == Way::Local,
+            from_node: from == From::Node,
+        };
         let first = match from {
             From::Outside => Hook::Prerouting,
             From::Node => Hook::Output,
@@ -70,6 +77,7 @@ impl Tracer<'_> {
         if let Some(Verdict::Redirect(to)) = self.hook(Table::Nat, first, &state) {
             state.translated = true;
             state.packet.to = to;
+            state.to_node = true;
         }
         let local = state.translated || way == Way::Local;
         let hooks: &[Hook] = match from {
@@ -93,7 +101,14 @@ impl Tracer<'_> {
 
     /// What becomes of the source of a packet that is about to leave.
     pub(super) fn leave(&self, packet: Packet, source: IpAddr) -> Option<Verdict> {
-        let state = Walk { packet, source: Some(source), translated: false, leaves_by_lo: false };
+        let state = Walk {
+            packet,
+            source: Some(source),
+            translated: false,
+            leaves_by_lo: false,
+            to_node: false,
+            from_node: true,
+        };
         self.hook(Table::Nat, Hook::Postrouting, &state)
     }
 
@@ -120,7 +135,7 @@ impl Tracer<'_> {
     }
 
     fn holds(&self, rule: &Rule, state: &Walk) -> bool {
-        let Walk { packet, source, translated, leaves_by_lo } = state;
+        let Walk { packet, source, translated, leaves_by_lo, to_node, from_node } = state;
         let tcp = packet.protocol == Protocol::Tcp;
         rule.when.iter().all(|condition| match *condition {
             Condition::Source(network) => source.is_some_and(|source| network.contains(&source)),
@@ -134,14 +149,33 @@ impl Tracer<'_> {
             Condition::New => packet.new,
             Condition::Translated => *translated,
             Condition::In(purpose) => self.holds_in(purpose, packet),
+            Condition::NotIn(purpose) => !self.holds_in(purpose, packet),
+            Condition::ToNode => *to_node,
+            Condition::FromNode => *from_node,
         })
     }
 
     fn holds_in(&self, purpose: Purpose, packet: &Packet) -> bool {
         let name = SetName { purpose, family: self.ruleset.family };
-        let element: (IpAddr, u16, Protocol) = (packet.to.ip(), packet.to.port(), packet.protocol);
-        self.sets.get(&name).is_some_and(|set| set.contains(&element))
+        let is_it = |element: &Element| {
+            let to = |ip, port, protocol| (ip, port, protocol) == destination(packet);
+            match *element {
+                Element::Address(ip, port, protocol) => to(ip, port, protocol),
+                Element::Source(ip, port, protocol, range) => {
+                    to(ip, port, protocol) && range.contains(&packet.from)
+                }
+                Element::Range(range, port, protocol) => {
+                    range.contains(&packet.to.ip()) && to(packet.to.ip(), port, protocol)
+                }
+                Element::Net(range) => range.contains(&packet.from),
+            }
+        };
+        self.sets.get(&name).is_some_and(|set| set.iter().any(is_it))
     }
+}
+
+fn destination(packet: &Packet) -> (IpAddr, u16, Protocol) {
+    (packet.to.ip(), packet.to.port(), packet.protocol)
 }
 
 struct Walk {
@@ -150,4 +184,6 @@ struct Walk {
     source: Option<IpAddr>,
     translated: bool,
     leaves_by_lo: bool,
+    to_node: bool,
+    from_node: bool,
 }

@@ -5,7 +5,7 @@ const SAVED: &str = "create streamvs4 hash:ip,port family inet hashsize 1024 max
                      bucketsize 12 initval 0x554dfd0a\n";
 
 fn element(text: &str) -> Element {
-    parse_element(text).expect("an element")
+    Element::parse(Shape::Address, text).expect("an element")
 }
 
 fn contents(sets: &[(SetName, &[&str])]) -> Contents {
@@ -14,14 +14,13 @@ fn contents(sets: &[(SetName, &[&str])]) -> Contents {
         .collect()
 }
 
-#[test]
-fn element_text_survives_the_way_there_and_back() {
-    for text in ["10.96.0.1,tcp:80", "fd00:96::1,udp:53", "10.96.0.1,sctp:36412"] {
-        assert_eq!(Written(&element(text)).to_string(), text);
-    }
-    for text in ["", "10.96.0.1", "10.96.0.1,tcp", "10.96.0.1,icmp:8/0", "x,tcp:80", "::,tcp:x"] {
-        assert_eq!(parse_element(text), None, "{text}");
-    }
+fn ip(text: &str) -> IpAddr {
+    text.parse().expect("an address")
+}
+
+fn three() -> [SetName; 3] {
+    let name = |purpose| SetName { purpose, family: Family::V4 };
+    [Purpose::Capture, Purpose::Reject, Purpose::Drop].map(name)
 }
 
 #[test]
@@ -42,24 +41,29 @@ fn saved_sets_are_told_apart_by_type_and_options() {
 #[test]
 fn closed_gate_empties_capture_and_nothing_else() {
     let desired = Desired {
-        capture: [(element("10.96.0.1,tcp:80").0, 80)].into(),
-        reject: [element("fd00:96::1,udp:53")].into(),
-        drop: [element("10.96.0.2,tcp:80")].into(),
+        capture: [(ip("10.96.0.1"), 80)].into(),
+        reject: [(ip("fd00:96::1"), 53, Protocol::Udp)].into(),
+        drop: [(ip("10.96.0.2"), 80, Protocol::Tcp)].into(),
+        node_capture: [(Family::V4, 30_080, Protocol::Tcp)].into(),
+        node_ranges: ["0.0.0.0/0".parse().expect("a range")].into(),
         ..Desired::default()
     };
     let open = wanted(&desired, &Family::BOTH, true);
-    assert_eq!(open.len(), 6);
-    assert_eq!(open.values().map(BTreeSet::len).sum::<usize>(), 3);
+    assert_eq!(open.len(), 24);
+    assert_eq!(open.values().map(BTreeSet::len).sum::<usize>(), 5, "all addresses are two halves");
     let mut closed = wanted(&desired, &Family::BOTH, false);
-    assert_eq!(closed.insert(FIRST, open[&FIRST].clone()), Some(BTreeSet::new()));
+    let node = SetName { purpose: Purpose::NodeCapture, ..FIRST };
+    for name in [FIRST, node] {
+        assert_eq!(closed.insert(name, open[&name].clone()), Some(BTreeSet::new()));
+    }
     assert_eq!(closed, open);
     let v4_only = wanted(&desired, &[Family::V4], true);
-    assert_eq!(v4_only.len(), 3, "no set of the other family");
+    assert_eq!(v4_only.len(), 12, "no set of the other family");
 }
 
 #[test]
 fn moving_address_is_added_before_it_is_deleted() {
-    let [capture, reject, drop] = SetName::of(Family::V4);
+    let [capture, reject, drop] = three();
     let (moving, staying) = ("10.96.0.1,tcp:80", "10.96.0.2,tcp:80");
     let before = contents(&[(capture, &[moving, staying]), (reject, &[]), (drop, &[])]);
     let after = contents(&[(capture, &[staying]), (reject, &[moving]), (drop, &[])]);
@@ -70,7 +74,7 @@ fn moving_address_is_added_before_it_is_deleted() {
 
 #[test]
 fn mending_names_each_damage_once() {
-    let [capture, reject, drop] = SetName::of(Family::V4);
+    let [capture, reject, drop] = three();
     let want = contents(&[
         (capture, &["10.96.0.1,tcp:80", "10.96.0.2,tcp:80"]),
         (reject, &["10.96.0.3,udp:53"]),

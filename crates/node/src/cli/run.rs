@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 use streamvs_balance::SchedulerName;
 
-use super::values::{self, BindAddress};
+use super::values::{self, BindAddress, NodePortAddresses};
 use super::{ADMIN_SOCKET, LogOptions, STATE_FILE};
 
 #[derive(Debug, Args)]
@@ -130,6 +130,21 @@ pub(crate) struct RunOptions {
     /// default route [default: a route for each ClusterIP that has none]
     #[arg(long, value_name = "CIDR,...", value_delimiter = ',')]
     pub(crate) service_cidrs: Vec<IpNet>,
+
+    /// Addresses of this node at which node ports are served: primary (the Node object's first
+    /// InternalIP of each family), localhost, all, or ranges
+    #[arg(long, value_name = "WHICH,...", value_delimiter = ',', default_value = "primary", value_parser = values::node_port_addresses)]
+    pub(crate) nodeport_addresses: Vec<NodePortAddresses>,
+
+    /// externalIPs to serve; others are not, since whoever may write a Service could take any
+    /// address with them (CVE-2020-8554)
+    #[arg(long, value_name = "CIDR,...", value_delimiter = ',')]
+    pub(crate) allow_external_ips: Vec<IpNet>,
+
+    /// Where the cluster's pods are: their connections are from inside
+    /// [default: the ranges of this node's pods]
+    #[arg(long, value_name = "CIDR,...", value_delimiter = ',')]
+    pub(crate) cluster_cidr: Vec<IpNet>,
 
     /// Worker threads of the data path [default: one a core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]

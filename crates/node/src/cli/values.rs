@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
+use ipnet::IpNet;
 use streamvs_balance::SchedulerName;
 use streamvs_capture::BEAT;
 
@@ -50,6 +51,31 @@ pub(crate) fn bind_address(text: &str) -> Result<BindAddress, String> {
     }
     let ip = text.trim_start_matches('[').trim_end_matches(']').parse();
     ip.map(|ip| BindAddress::At(ip, None)).map_err(|_| format!("{BIND_ADDRESS} is needed"))
+}
+
+/// At which of the node's addresses node ports are served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NodePortAddresses {
+    /// The Node object's.
+    Primary,
+    /// Loopback.
+    Localhost,
+    /// All that the node has.
+    All,
+    /// Those within.
+    Range(IpNet),
+}
+
+pub(crate) fn node_port_addresses(text: &str) -> Result<NodePortAddresses, String> {
+    match text {
+        "primary" => Ok(NodePortAddresses::Primary),
+        "localhost" => Ok(NodePortAddresses::Localhost),
+        "all" => Ok(NodePortAddresses::All),
+        _ => text
+            .parse()
+            .map(NodePortAddresses::Range)
+            .map_err(|_| "primary, localhost, all or a range such as 10.0.0.0/8 is needed".into()),
+    }
 }
 
 /// A path, or an empty text for none, which clap's own parser refuses.

@@ -63,11 +63,11 @@ const fn setting(
 const AT_ONCE: &str = "changes of endpoints apply at once; the kernel gets only what differs";
 const CONNTRACK: &str = "kernel-wide limits are left to kube-proxy or to sysctl";
 const UDP: &str = "UDP is not carried here, kube-proxy keeps it";
-const LOCAL: &str = "endpoints see the pods of this node as --client-ip and --pod-cidrs say, and \
-                     the node's address for every other client";
+const LOCAL: &str = "pods are told by their addresses: --cluster-cidr, --pod-cidrs, or the Node's \
+                     pod ranges";
 const SNAT: &str = "of the node's addresses endpoints see the one the kernel takes";
 const MARK: &str = "nothing is marked for masquerading; --upstream-mark is another thing";
-const NODE_PORT: &str = "NodePorts are not served here, kube-proxy keeps them";
+const NODE_PORT: &str = "--nodeport-addresses says whether loopback serves node ports";
 const CLIENT: &str = "the client of the API server here chooses by itself";
 const LOG_FILE: &str = "the log goes to standard error";
 const LOG_BUFFER: &str = "log lines are written as they come";
@@ -283,8 +283,14 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "\"\"",
         Here::Ignored(LOCAL),
     ),
-    setting("clusterCIDR", "cluster-cidr", Kind::Text, "\"\"", Here::Ignored(LOCAL)),
-    setting("nodePortAddresses", "nodeport-addresses", Kind::List, "[]", Here::Ignored(NODE_PORT)),
+    setting("clusterCIDR", "cluster-cidr", Kind::Text, "\"\"", Here::Used("cluster_cidr")),
+    setting(
+        "nodePortAddresses",
+        "nodeport-addresses",
+        Kind::List,
+        "[]",
+        Here::Used("nodeport_addresses"),
+    ),
     setting("oomScoreAdj", "oom-score-adj", Kind::OomScore, "-999", Here::Used("oom_score_adj")),
     setting(
         "conntrack.maxPerCore",

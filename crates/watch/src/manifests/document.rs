@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 use std::error;
 use std::fmt;
 
-use k8s_openapi::api::core::v1::{NodeSpec, ServiceSpec};
+use k8s_openapi::api::core::v1::{NodeSpec, NodeStatus, ServiceSpec, ServiceStatus};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointPort};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::de::{
@@ -64,8 +64,11 @@ pub(crate) struct Fields {
     api_version: Option<String>,
     kind: Option<String>,
     metadata: Slot<ObjectMeta>,
+    /// Of a Service, or a tree until the kind is known.
     spec: Slot<ServiceSpec>,
+    status: Slot<ServiceStatus>,
     node_spec: Slot<NodeSpec>,
+    node_status: Slot<NodeStatus>,
     address_type: Slot<String>,
     endpoints: Slot<Vec<Endpoint>>,
     ports: Slot<Vec<EndpointPort>>,
@@ -139,11 +142,10 @@ impl Fields {
             None => return None,
         };
         Some(match kind {
-            Kind::Service => matches!(field, "metadata" | "spec"),
+            Kind::Service | Kind::Node => matches!(field, "metadata" | "spec" | "status"),
             Kind::EndpointSlice => {
                 matches!(field, "metadata" | "addressType" | "endpoints" | "ports")
             }
-            Kind::Node => matches!(field, "metadata" | "spec"),
         })
     }
 
@@ -153,14 +155,15 @@ impl Fields {
         map: &mut A,
     ) -> Result<(), A::Error> {
         let belongs = self.belongs(field);
+        let is_node = self.meaning() == Some(Meaning::Object(Kind::Node));
         match field {
             "apiVersion" => self.api_version = map.next_value()?,
             "kind" => self.kind = map.next_value()?,
             "metadata" => self.metadata.read(belongs, map)?,
-            "spec" if matches!(self.meaning(), Some(Meaning::Object(Kind::Node))) => {
-                self.node_spec.read(belongs, map)?;
-            }
+            "spec" if is_node => self.node_spec.read(belongs, map)?,
             "spec" => self.spec.read(belongs, map)?,
+            "status" if is_node => self.node_status.read(belongs, map)?,
+            "status" => self.status.read(belongs, map)?,
             "addressType" => self.address_type.read(belongs, map)?,
             "endpoints" => self.endpoints.read(belongs, map)?,
             "ports" => self.ports.read(belongs, map)?,
@@ -208,7 +211,10 @@ impl Fields {
         let metadata = self.metadata.take("metadata")?.unwrap_or_default();
         let key = object::key(kind, &metadata).ok_or(What::Unnamed { kind })?;
         Ok(match kind {
-            Kind::Service => Object::service(key, metadata, self.spec.take("spec")?),
+            Kind::Service => {
+                let (spec, status) = (self.spec.take("spec")?, self.status.take("status")?);
+                Object::service(key, metadata, spec, status)
+            }
             Kind::EndpointSlice => {
                 let Some(address_type) = self.address_type.take("addressType")? else {
                     return Err(What::NoAddressType { key });
@@ -218,12 +224,9 @@ impl Fields {
                 Object::slice(key, metadata, address_type, endpoints, ports)
             }
             Kind::Node => {
-                let spec = match self.spec {
-                    // It came before the kind.
-                    Slot::Tree(tree) => Slot::Tree(tree),
-                    Slot::Absent | Slot::Read(_) => self.node_spec,
-                };
-                Object::node(key, metadata, spec.take("spec")?)
+                let spec = self.node_spec.or_tree_of(self.spec).take("spec")?;
+                let status = self.node_status.or_tree_of(self.status).take("status")?;
+                Object::node(key, metadata, spec, status)
             }
         })
     }
@@ -267,6 +270,14 @@ impl<T: DeserializeOwned> Slot<T> {
             None => *self = Self::Tree(map.next_value()?),
         }
         Ok(())
+    }
+
+    /// What came before the kind is kept in another slot.
+    fn or_tree_of<U>(self, other: Slot<U>) -> Self {
+        match other {
+            Slot::Tree(tree) => Self::Tree(tree),
+            Slot::Absent | Slot::Read(_) => self,
+        }
     }
 
     fn take(self, field: &'static str) -> Result<Option<T>, What> {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Node, NodeSpec, Service, ServiceSpec};
+use k8s_openapi::api::core::v1::{Node, NodeSpec, NodeStatus, Service, ServiceSpec, ServiceStatus};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointPort, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Serialize;
@@ -43,10 +43,20 @@ pub(crate) struct Object {
 }
 
 impl Object {
-    /// `metadata` has a name, see [`key`].
-    pub(crate) fn service(key: ObjectKey, metadata: ObjectMeta, spec: Option<ServiceSpec>) -> Self {
+    /// `metadata` has a name, see [`key`]. Of the status, load balancers' addresses are of use.
+    pub(crate) fn service(
+        key: ObjectKey,
+        metadata: ObjectMeta,
+        spec: Option<ServiceSpec>,
+        status: Option<ServiceStatus>,
+    ) -> Self {
         let metadata = slim(metadata, &key);
-        let body = Body::write(&Service { metadata, spec, status: None });
+        let load_balancer = status.and_then(|status| status.load_balancer);
+        let status = load_balancer.map(|load_balancer| ServiceStatus {
+            load_balancer: Some(load_balancer),
+            ..ServiceStatus::default()
+        });
+        let body = Body::write(&Service { metadata, spec, status });
         Self { key, body }
     }
 
@@ -74,13 +84,24 @@ impl Object {
         Self { key, body }
     }
 
-    /// Of the specification nothing but the ranges of pods is of use.
-    pub(crate) fn node(key: ObjectKey, metadata: ObjectMeta, spec: Option<NodeSpec>) -> Self {
+    /// Of the specification nothing but the ranges of pods is of use, of the status, which changes
+    /// with every heartbeat, nothing but the addresses.
+    pub(crate) fn node(
+        key: ObjectKey,
+        metadata: ObjectMeta,
+        spec: Option<NodeSpec>,
+        status: Option<NodeStatus>,
+    ) -> Self {
         let metadata = slim(metadata, &key);
-        let pod_cidrs = spec.and_then(|spec| spec.pod_cidrs);
-        let spec = pod_cidrs
-            .map(|pod_cidrs| NodeSpec { pod_cidrs: Some(pod_cidrs), ..NodeSpec::default() });
-        let body = Body::write(&Node { metadata, spec, status: None });
+        let spec = spec.map(|NodeSpec { pod_cidr, pod_cidrs, .. }| NodeSpec {
+            pod_cidr,
+            pod_cidrs,
+            ..NodeSpec::default()
+        });
+        let addresses = status.and_then(|status| status.addresses);
+        let status = addresses
+            .map(|addresses| NodeStatus { addresses: Some(addresses), ..NodeStatus::default() });
+        let body = Body::write(&Node { metadata, spec, status });
         Self { key, body }
     }
 }

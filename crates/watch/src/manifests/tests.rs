@@ -2,6 +2,7 @@
 //! Method: a real directory with the kernel's own events; each test awaits the tables it causes.
 
 use std::fs;
+use std::net::IpAddr;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -112,6 +113,42 @@ async fn the_first_table_has_all_files_and_an_empty_directory_makes_an_empty_one
     let mut watched = Watched::new(&[]).await;
     assert_eq!(watched.next().await, [""; 0]);
     watched.stays_quiet().await;
+}
+
+#[tokio::test]
+async fn what_statuses_and_nodes_say_is_known_wherever_the_kind_stands() {
+    // As kubectl writes it, with the kind last, and in a list whose items do not say their kind.
+    let node = "metadata: {name: here}\n\
+                spec: {podCIDR: 198.51.100.0/24, podCIDRs: [198.51.100.0/24]}\n\
+                status: {addresses: [{type: InternalIP, address: 192.0.2.9}]}\n";
+    let service = "metadata: {name: a}\n\
+                   spec: {clusterIP: 192.0.2.1, type: LoadBalancer, ports: [{port: 80}]}\n\
+                   status: {loadBalancer: {ingress: [{ip: 203.0.113.1}]}}\n";
+    let (node_head, service_head) =
+        ("apiVersion: v1\nkind: Node\n", "apiVersion: v1\nkind: Service\n");
+    let listed = |text: &str| format!("- {}", text.trim_end().replace('\n', "\n  "));
+    for (form, text) in [
+        ("kind first", format!("{node_head}{node}---\n{service_head}{service}")),
+        ("kind last", format!("{node}{node_head}---\n{service}{service_head}")),
+        (
+            "lists",
+            format!(
+                "apiVersion: v1\nkind: NodeList\nitems:\n{}\n---\n\
+                 items:\n{}\nkind: ServiceList\napiVersion: v1\n",
+                listed(node),
+                listed(service)
+            ),
+        ),
+    ] {
+        let mut watched = Watched::new(&[("a.yaml", &text)]).await;
+        let table = timeout(PATIENCE, watched.tables.recv()).await.expect("a table comes");
+        let table = table.expect("the source goes on");
+        let facts = table.node();
+        assert_eq!(facts.addresses, ["192.0.2.9".parse::<IpAddr>().expect("one")], "{form}");
+        assert_eq!(facts.pod_cidrs.len(), 1, "{form}");
+        let ips = &table.services().next().expect("a Service").load_balancer_ips;
+        assert_eq!(ips[..], ["203.0.113.1".parse::<IpAddr>().expect("one")], "{form}");
+    }
 }
 
 #[tokio::test]

@@ -71,7 +71,7 @@ fn yaml_is_read_as_the_api_server_reads_it() {
                 claim: "unknown fields are accepted, of whatever shape",
                 text: "{apiVersion: v1, kind: Service, metadata: {name: a, colour: red}, \
                        spec: {clusterIP: 10.96.0.1, shape: [round], ports: [{port: 1, x: {}}]}, \
-                       status: soon, endpoints: {not: a list}, more: 1}",
+                       status: {soon: [1]}, endpoints: {not: a list}, more: 1}",
                 expect: &["Service default/a"],
             },
             Case {

@@ -1,0 +1,91 @@
+//! From where, and at which addresses of the node, Services are reached.
+
+use std::cell::Cell;
+use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use streamvs_table::{NodeFacts, Snapshot};
+
+use crate::cli::NodePortAddresses;
+use crate::origin::pod_ranges;
+
+/// What the operator says of both.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Reach {
+    /// `--nodeport-addresses`.
+    pub(crate) node_ports: Vec<NodePortAddresses>,
+    /// `--cluster-cidr`, else `--pod-cidrs`; empty: the ranges the Node has.
+    pub(crate) pods: Vec<IpNet>,
+    /// The lack of an address was told.
+    pub(crate) told: Cell<bool>,
+}
+
+impl Reach {
+    /// The node's addresses at which node ports are served. None overlaps another.
+    pub(crate) fn node_ranges(&self, node: &NodeFacts) -> BTreeSet<IpNet> {
+        let ranges = self.node_ports.iter().flat_map(|addresses| match addresses {
+            NodePortAddresses::Primary => {
+                node.addresses.iter().map(|ip| IpNet::from(*ip)).collect()
+            }
+            NodePortAddresses::Localhost => vec![
+                Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8).into(),
+                Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128).into(),
+            ],
+            NodePortAddresses::All => {
+                vec![Ipv4Net::default().into(), Ipv6Net::default().into()]
+            }
+            NodePortAddresses::Range(range) => vec![*range],
+        });
+        apart(ranges.collect())
+    }
+
+    /// Says once, in the log, that there are node ports and no address to serve them at.
+    pub(crate) fn tell_of_no_address(&self, snapshot: &Snapshot) {
+        let is_primary = self.node_ports.contains(&NodePortAddresses::Primary);
+        if !is_primary || self.told.get() || !snapshot.node().addresses.is_empty() {
+            return;
+        }
+        if snapshot.services().any(|service| service.node_port.is_some()) {
+            self.told.set(true);
+            tracing::warn!("no address of this Node is known; node ports are not served at it");
+        }
+    }
+
+    /// Where pods are. No range overlaps another.
+    pub(crate) fn pod_ranges(&self, node: &NodeFacts) -> BTreeSet<IpNet> {
+        apart(pod_ranges(&self.pods, node).to_vec())
+    }
+}
+
+/// The kernel's sets refuse ranges that overlap.
+fn apart(ranges: Vec<IpNet>) -> BTreeSet<IpNet> {
+    IpNet::aggregate(&ranges).into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keywords_and_ranges_come_out_as_ranges_that_do_not_overlap() {
+        use NodePortAddresses::{All, Localhost, Primary, Range};
+        let node = NodeFacts {
+            addresses: vec!["192.0.2.1".parse().expect("an address")],
+            ..NodeFacts::default()
+        };
+        let range = |text: &str| Range(text.parse().expect("a range"));
+        for (node_ports, expected) in [
+            (vec![Primary], "192.0.2.1/32"),
+            (vec![Localhost], "127.0.0.0/8 ::1/128"),
+            (vec![Primary, Localhost], "127.0.0.0/8 192.0.2.1/32 ::1/128"),
+            (vec![All, Primary, Localhost], "0.0.0.0/0 ::/0"),
+            (vec![Primary, range("192.0.2.0/24")], "192.0.2.0/24"),
+            (vec![], ""),
+        ] {
+            let reach = Reach { node_ports, ..Reach::default() };
+            let found: Vec<_> = reach.node_ranges(&node).iter().map(ToString::to_string).collect();
+            assert_eq!(found.join(" "), expected);
+        }
+    }
+}
