@@ -30,14 +30,14 @@ function next(call) {
   });
 }
 
-async function fails(code, promise) {
+async function fails(codes, promise) {
   try {
     await promise;
   } catch (error) {
-    assert.strictEqual(error.code, code, error.message);
+    assert.ok(codes.includes(error.code), error.message);
     return error;
   }
-  throw new Error(`no status ${code}`);
+  throw new Error(`no status of ${codes}`);
 }
 
 const CASES = {
@@ -84,13 +84,15 @@ const CASES = {
     const endpoint = check(await next(call), 5, 5);
     const end = next(call);
     call.cancel();
-    await fails(grpc.status.CANCELLED, end);
+    await fails([grpc.status.CANCELLED], end);
     return endpoint;
   },
 
   async deadline(peer) {
     const call = ask(peer, { wait: true }, { deadline: Date.now() + 300 });
-    await fails(grpc.status.DEADLINE_EXCEEDED, call);
+    // The server knows the deadline too. Where its clock is first, it resets the stream, which
+    // this client shows as a call that was cancelled.
+    await fails([grpc.status.DEADLINE_EXCEEDED, grpc.status.CANCELLED], call);
   },
 
   async large(peer) {
@@ -122,7 +124,7 @@ const CASES = {
   },
 
   async status(peer) {
-    const error = await fails(grpc.status.FAILED_PRECONDITION, ask(peer, { status: 9 }));
+    const error = await fails([grpc.status.FAILED_PRECONDITION], ask(peer, { status: 9 }));
     assert.strictEqual(error.details, MESSAGE);
   },
 
