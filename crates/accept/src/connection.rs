@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Buf;
+use bytes::{Buf, Bytes};
 use streamvs_balance::{Verdict, VirtualServer};
 use streamvs_detect::{Protocol, tls};
 use streamvs_relay::Route;
@@ -15,22 +15,23 @@ use tokio::net::TcpStream;
 
 use crate::http2;
 use crate::limits;
-use crate::opening::{self, Failure, Opened};
+use crate::opening::{self, Failure, Opened, Opening};
 use crate::record::{Record, RefusalReason};
 use crate::run::{Open, Shared};
 
-/// Follows one accepted connection to its end.
+/// Follows one accepted connection to its end. `heard` is what its client has sent to the agent
+/// that had it before.
 ///
 /// What is needed only until the protocol is known, or only for HTTP/2, is on the heap for that
 /// long: this future is what an idle plain connection costs.
-pub(crate) async fn serve(shared: Open, socket: TcpStream, client: SocketAddr) {
+pub(crate) async fn serve(shared: Open, socket: TcpStream, client: SocketAddr, heard: Bytes) {
     let client = SocketAddr::new(client.ip().to_canonical(), client.port());
     let Admitted { original_dst, origin, server } = match admit(&shared, &socket, client.ip()) {
         Ok(admitted) => admitted,
         Err(reason) => return refuse(&shared, &socket, client, reason),
     };
     let mut record = Record::new(client, original_dst, origin, server);
-    match Box::pin(open(&shared, socket, &mut record)).await {
+    match Box::pin(open(&shared, socket, heard, &mut record)).await {
         Some(Begun::Http2(http2)) => {
             let Http2 { route, downstream, opened } = *http2;
             let serving = Box::pin(http2::begin(&shared, route, downstream, opened)).await;
@@ -38,8 +39,8 @@ pub(crate) async fn serve(shared: Open, socket: TcpStream, client: SocketAddr) {
         }
         Some(Begun::Plain(plain)) => {
             let Plain { downstream, upstream, early } = *plain;
-            let outcome = tcp::relay(&shared.worker, downstream, upstream, early).await;
-            record.relayed(outcome);
+            let departure = tcp::relay(&shared.worker, downstream, upstream, early).await;
+            shared.departing.relayed(record, departure);
         }
         None => {}
     }
@@ -67,14 +68,27 @@ struct Plain {
 
 /// Recognises the protocol, and connects a plain connection to its endpoint. None: it ended there,
 /// and the record says how.
-async fn open(shared: &Shared, socket: TcpStream, record: &mut Record) -> Option<Begun> {
+async fn open(
+    shared: &Shared,
+    socket: TcpStream,
+    heard: Bytes,
+    record: &mut Record,
+) -> Option<Begun> {
     let server = record.server();
     let route = record.route();
     let opened = match server.service().protocol_hint {
-        ProtocolHint::Tcp => Ok(Opened::plain()),
+        ProtocolHint::Tcp => Ok(Opening::Settled(Opened::plain(heard))),
         ProtocolHint::H2c | ProtocolHint::Auto => {
-            opening::open(&shared.worker, &route, &socket, early_dial_delay(server)).await
+            opening::open(&shared.worker, &route, &socket, early_dial_delay(server), heard).await
         }
+    };
+    let opened = match opened {
+        Ok(Opening::Suspended(heard)) => {
+            shared.departing.opening(record, socket, heard);
+            return None;
+        }
+        Ok(Opening::Settled(opened)) => Ok(opened),
+        Err(failure) => Err(failure),
     };
     let failure = match opened {
         Ok(opened) if opened.protocol == Protocol::Http2 => {
@@ -178,7 +192,7 @@ mod tests {
 
     use super::*;
 
-    fn future_octets<A, B, C, F: Future>(_: fn(A, B, C) -> F) -> usize {
+    fn future_octets<A, B, C, D, F: Future>(_: fn(A, B, C, D) -> F) -> usize {
         size_of::<F>()
     }
 

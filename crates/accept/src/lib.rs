@@ -14,6 +14,7 @@
 //! reset. So somebody who connects to the listener itself gets nothing.
 
 mod connection;
+mod handover;
 mod http2;
 mod limits;
 mod listener;
@@ -23,6 +24,7 @@ mod original_dst;
 mod record;
 mod run;
 
+pub use handover::{Facts, Handover, Passed, Stage};
 pub use listener::{Listener, bind};
 pub use origin::ClientOrigin;
 pub use original_dst::OriginalDestination;

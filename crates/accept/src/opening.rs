@@ -32,12 +32,21 @@ pub(crate) struct Opened {
     pub(crate) upstream: Upstream,
 }
 
+/// How the watch over both sides ends.
+pub(crate) enum Opening {
+    /// The protocol is known.
+    Settled(Opened),
+    /// Whoever takes our place shall begin anew; this the client has sent. What the endpoint has
+    /// said goes with the early dial: nothing was sent there, so another dial says it again.
+    Suspended(Bytes),
+}
+
 impl Opened {
-    /// A connection that is plain by declaration: nothing was read, and nothing is dialled yet.
-    pub(crate) fn plain() -> Self {
+    /// A connection that is plain by declaration: nothing is dialled yet.
+    pub(crate) fn plain(from_client: Bytes) -> Self {
         Self {
             protocol: Protocol::Tcp,
-            from_client: Bytes::new(),
+            from_client,
             from_endpoint: Bytes::new(),
             upstream: Upstream::new(Duration::ZERO),
         }
@@ -129,21 +138,27 @@ impl Upstream {
     }
 }
 
-/// Watches both sides until one of them settles the protocol.
+/// Watches both sides until one of them settles the protocol, or until the worker's connections
+/// are suspended. `heard` is what the client has sent already.
 pub(crate) async fn open(
     worker: &Worker,
     route: &Route,
     downstream: &TcpStream,
     delay: Duration,
-) -> Result<Opened, Failure> {
+    heard: Bytes,
+) -> Result<Opening, Failure> {
     let mut first = FirstBytes::default();
-    let mut from_client = BytesMut::new();
+    let mut from_client = BytesMut::from(heard);
+    let known = first.client(&from_client);
     let mut from_endpoint = BytesMut::new();
     // One turn of the event loop: what the client has sent already is known then, and a client
     // that has sent its preface needs no early dial.
     tokio::task::yield_now().await;
     let mut upstream = Upstream::new(delay);
     let protocol = loop {
+        if let Some(protocol) = known {
+            break protocol;
+        }
         match read(worker, downstream, &mut from_client).map_err(Failure::Downstream)? {
             Read::Bytes(start) => {
                 if let Some(protocol) = first.client(&from_client[start..]) {
@@ -175,14 +190,15 @@ pub(crate) async fn open(
                     Read::Nothing => {}
                 }
             }
+            () = worker.suspended() => return Ok(Opening::Suspended(from_client.freeze())),
         }
     };
-    Ok(Opened {
+    Ok(Opening::Settled(Opened {
         protocol,
         from_client: from_client.freeze(),
         from_endpoint: from_endpoint.freeze(),
         upstream,
-    })
+    }))
 }
 
 enum Read {

@@ -9,6 +9,7 @@ use streamvs_balance::{Choice, Verdict, VirtualServer};
 use streamvs_relay::{Route, h2, tcp};
 use streamvs_table::Origin;
 
+use crate::handover::Facts;
 use crate::opening::Failure;
 
 /// Why a connection was reset without having been given to an endpoint.
@@ -35,6 +36,8 @@ pub(crate) enum Ending {
     Unopened(Failure),
     /// As a plain connection.
     Plain(tcp::End),
+    /// Given to the agent that takes our place, which goes on with it.
+    PassedOn,
     /// As HTTP/2.
     Http2(Box<h2::Outcome>),
 }
@@ -54,6 +57,7 @@ impl fmt::Display for Ending {
             Self::Unfinished => f.write_str("unfinished"),
             Self::Unopened(failure) => failure.fmt(f),
             Self::Plain(end) => end.fmt(f),
+            Self::PassedOn => f.write_str("passed on"),
             Self::Http2(outcome) => match &outcome.error {
                 None => f.write_str("closed"),
                 Some(error) => error.fmt(f),
@@ -113,6 +117,11 @@ impl Record {
         self.verdict = Some(verdict);
     }
 
+    /// The protocol was recognised, and counted, by the agent that had it before.
+    pub(crate) fn settled(&mut self, verdict: Verdict) {
+        self.verdict = Some(verdict);
+    }
+
     /// An endpoint has it, and counts as busy until the record is closed.
     pub(crate) fn choose(&mut self, choice: Choice) {
         self.choice = Some(choice);
@@ -132,6 +141,25 @@ impl Record {
         stats.bytes_to_upstream.add(outcome.bytes_to_upstream);
         stats.bytes_to_downstream.add(outcome.bytes_to_downstream);
         self.ending = Ending::Plain(outcome.end);
+    }
+
+    /// Somebody else goes on with it. These are the octets written so far, to endpoint and client.
+    pub(crate) fn passed_on(&mut self, to_upstream: u64, to_downstream: u64) {
+        let stats = self.server.stats();
+        stats.bytes_to_upstream.add(to_upstream);
+        stats.bytes_to_downstream.add(to_downstream);
+        self.ending = Ending::PassedOn;
+    }
+
+    /// Who opened it.
+    pub(crate) fn client(&self) -> SocketAddr {
+        self.client
+    }
+
+    /// What is known of a plain connection. None: it has no endpoint, or no protocol.
+    pub(crate) fn facts(&self) -> Option<Facts> {
+        let endpoint = self.choice.as_ref()?.address();
+        Some(Facts { original_dst: self.original_dst, endpoint, verdict: self.verdict? })
     }
 
     /// Its streams were relayed.

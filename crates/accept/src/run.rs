@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Instant;
 
+use bytes::Bytes;
 use streamvs_balance::Plan;
 use streamvs_relay::h2::{self, Drain};
 use streamvs_relay::{Options, Worker};
@@ -19,6 +20,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
 use crate::connection;
+use crate::handover::{self, Departing, Handover};
 use crate::limits;
 use crate::listener::Listener;
 use crate::origin::ClientOrigin;
@@ -45,6 +47,8 @@ pub struct Config {
     pub on_refused: OnRefused,
     /// Turns true when the worker shall end.
     pub drain: Drain,
+    /// How connections leave for another process, and come from one.
+    pub handover: Handover,
 }
 
 impl fmt::Debug for Config {
@@ -64,6 +68,7 @@ pub(crate) struct Shared {
     pub(crate) origin: Box<dyn ClientOrigin>,
     pub(crate) on_refused: OnRefused,
     pub(crate) drain: Drain,
+    pub(crate) departing: Departing,
     /// Of the listener.
     pub(crate) port: u16,
     open_count: Cell<usize>,
@@ -82,7 +87,7 @@ impl Deref for Open {
 }
 
 impl Open {
-    fn new(shared: &Rc<Shared>) -> Self {
+    pub(crate) fn new(shared: &Rc<Shared>) -> Self {
         shared.open_count.set(shared.open_count.get() + 1);
         Self(Rc::clone(shared))
     }
@@ -108,19 +113,23 @@ impl Drop for Open {
 pub async fn run(config: Config) -> io::Result<()> {
     let port = config.listener.local_addr()?.port();
     let listener = TcpListener::from_std(config.listener.socket)?;
+    let Handover { leaving, departing, arriving } = config.handover;
     let shared = Rc::new(Shared {
         worker: Rc::new(Worker::new(config.relay, config.plan, config.aliases)),
         original_dst: config.original_dst,
         origin: config.origin,
         on_refused: config.on_refused,
         drain: config.drain,
+        departing: departing.into(),
         port,
         open_count: Cell::new(0),
         all_closed: Notify::new(),
     });
-    // Both end with the runtime.
+    // All end with the runtime.
     tokio::task::spawn_local(h2::switch::driver::run(Rc::clone(&shared.worker)));
     tokio::task::spawn_local(reap(Rc::clone(&shared.worker)));
+    tokio::task::spawn_local(handover::leave(Rc::clone(&shared), leaving));
+    tokio::task::spawn_local(handover::arrive(Rc::clone(&shared), arriving));
 
     let mut drain = shared.drain.clone();
     let mut draining = pin!(drain.wait_for(|draining| *draining));
@@ -139,7 +148,13 @@ pub async fn run(config: Config) -> io::Result<()> {
                     None => continue,
                 };
                 // Bounded by max_connections; awaited through Open when draining.
-                tokio::task::spawn_local(connection::serve(Open::new(&shared), socket, client));
+                let heard = Bytes::new();
+                tokio::task::spawn_local(connection::serve(
+                    Open::new(&shared),
+                    socket,
+                    client,
+                    heard,
+                ));
             }
             // The client gave up before it was accepted.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}

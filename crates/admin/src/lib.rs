@@ -9,12 +9,13 @@
 //! ```text
 //!            0.0.0.0:10256   /healthz /livez                          kube-proxy's contract
 //!  Server -- 127.0.0.1:10249 /metrics /metrics/slis /proxyMode /healthz /livez ...
-//!            admin.sock      /services /explain /metrics /healthz /livez   root only
+//!            admin.sock      /services /explain /metrics /healthz /livez /handover   root only
 //! ```
 
 mod client;
 mod error;
 pub mod explain;
+pub mod handover;
 pub mod health;
 pub mod list;
 pub mod metrics;
@@ -34,7 +35,7 @@ pub use error::Error;
 pub use health::{Health, Moment, NodeState, TableSource};
 pub use metrics::{NodeMetrics, Refusal, Sync};
 pub use pages::Pages;
-pub use server::{Addresses, Bound, Server};
+pub use server::{Addresses, Bound, Closing, Doors, Server};
 
 /// What is shown.
 #[derive(Clone, Debug)]
@@ -47,4 +48,6 @@ pub struct Admin {
     pub metrics: Arc<NodeMetrics>,
     /// What the agent was told to do.
     pub pages: Reader<Pages>,
+    /// Who takes successors; none where nothing is handed over.
+    pub handover: Option<handover::HandoverDoor>,
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{Path, State};
+use axum::extract::{Path, Request, State};
 use axum::http::header::{CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{HeaderMap, HeaderName, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -13,7 +13,7 @@ use tokio::sync::Semaphore;
 
 use crate::health::{Answer, Moment, Probe};
 use crate::pages::{self, Page, Pages};
-use crate::{Admin, explain, list, metrics};
+use crate::{Admin, explain, handover, list, metrics};
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
@@ -63,6 +63,7 @@ impl Site {
             .route("/metrics", any(scrape))
             .route("/healthz", any(healthz))
             .route("/livez", any(livez))
+            .route("/handover", get(hand_over))
             .with_state(self.clone())
     }
 
@@ -128,6 +129,10 @@ async fn explanation(
         serde_json::to_string(&explanation).expect("explanations have string keys only")
     });
     Ok((typed(JSON), text.await?).into_response())
+}
+
+async fn hand_over(State(site): State<Site>, request: Request) -> Response {
+    handover::answer(site.admin.handover.as_ref(), request)
 }
 
 async fn configz(State(site): State<Site>) -> Response {

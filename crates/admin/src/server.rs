@@ -6,7 +6,9 @@
 mod door;
 mod listener;
 
+use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -17,6 +19,8 @@ use tracing::{info, warn};
 use crate::routes::Site;
 use crate::{Admin, Error};
 use listener::{Listener, Place};
+
+pub(crate) use listener::Socket;
 
 /// How long after a failed attempt the next one is made.
 const RETRY: Duration = Duration::from_secs(5);
@@ -46,6 +50,26 @@ pub struct Bound {
     pub socket: Option<PathBuf>,
 }
 
+/// The listening sockets of open doors, to be passed from one agent to the next.
+#[derive(Debug, Default)]
+pub struct Doors {
+    /// Of the health port.
+    pub healthz: Option<OwnedFd>,
+    /// Of the metrics port.
+    pub metrics: Option<OwnedFd>,
+    /// Of the unix socket.
+    pub socket: Option<OwnedFd>,
+}
+
+/// What becomes of the unix socket's file when the doors close.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Closing {
+    /// It is removed.
+    Remove,
+    /// It stays, for the one who serves it now.
+    Leave,
+}
+
 /// The doors, opened as far as they could be, before anything is served.
 #[derive(Debug)]
 pub struct Server {
@@ -69,15 +93,46 @@ impl Server {
     /// With `bind_hard_fail` the first door that could not be opened; those opened before are
     /// closed again. Without, none: such a door is tried again by [`Server::serve`].
     pub async fn bind(addresses: Addresses) -> Result<Self, Error> {
+        Self::bind_or_inherit(addresses, Doors::default()).await
+    }
+
+    /// The same, but where a predecessor's door is at the place asked for, that one is taken over:
+    /// the port, or the file, never goes unserved. One at another place is closed.
+    ///
+    /// # Errors
+    /// As [`Server::bind`].
+    pub async fn bind_or_inherit(addresses: Addresses, doors: Doors) -> Result<Self, Error> {
         let Addresses { healthz, metrics, socket, bind_hard_fail } = addresses;
-        let open = async |place: Option<Place>| match place {
-            Some(place) => Opening::attempt(place, bind_hard_fail).await.map(Some),
+        let open = async |place: Option<Place>, door: Option<OwnedFd>| match place {
+            Some(place) => match door.and_then(|door| Listener::inherit(&place, door)) {
+                Some(listener) => {
+                    info!(address = %listener, "admin door taken over");
+                    Ok(Some(Opening { place, listener: Some(listener) }))
+                }
+                None => Opening::attempt(place, bind_hard_fail).await.map(Some),
+            },
             None => Ok(None),
         };
         Ok(Self {
-            healthz: open(healthz.map(Place::Tcp)).await?,
-            metrics: open(metrics.map(Place::Tcp)).await?,
-            socket: open(socket.map(Place::Unix)).await?,
+            healthz: open(healthz.map(Place::Tcp), doors.healthz).await?,
+            metrics: open(metrics.map(Place::Tcp), doors.metrics).await?,
+            socket: open(socket.map(Place::Unix), doors.socket).await?,
+        })
+    }
+
+    /// Other descriptors of the doors that are open, for a successor.
+    ///
+    /// # Errors
+    /// As dup(2).
+    pub fn share(&self) -> io::Result<Doors> {
+        let share = |opening: &Option<Opening>| {
+            let listener = opening.as_ref().and_then(|opening| opening.listener.as_ref());
+            listener.map(Listener::share).transpose()
+        };
+        Ok(Doors {
+            healthz: share(&self.healthz)?,
+            metrics: share(&self.metrics)?,
+            socket: share(&self.socket)?,
         })
     }
 
@@ -92,13 +147,13 @@ impl Server {
         }
     }
 
-    /// Serves until `shutdown` is done, gives open requests one second more and removes the unix
-    /// socket.
+    /// Serves until `shutdown` is done, gives open requests one second more and does with the unix
+    /// socket's file as `shutdown` says.
     ///
     /// Cancel safety: dropping this closes everything at once.
-    pub async fn serve(self, admin: Admin, shutdown: impl Future<Output = ()>) {
+    pub async fn serve(self, admin: Admin, shutdown: impl Future<Output = Closing>) {
         let site = Site::new(admin);
-        let (stop, stopped) = watch::channel(false);
+        let (stop, stopped) = watch::channel(None);
         let mut doors = JoinSet::new();
         for (opening, routes) in [
             (self.healthz, site.health_routes()),
@@ -114,7 +169,7 @@ impl Server {
                     Some(listener) => Some(listener),
                     None => tokio::select! {
                         listener = retry(&place) => Some(listener),
-                        () = door::asked_to_stop(&mut stopped) => None,
+                        _ = door::asked_to_stop(&mut stopped) => None,
                     },
                 };
                 if let Some(listener) = opened {
@@ -122,8 +177,7 @@ impl Server {
                 }
             });
         }
-        shutdown.await;
-        stop.send_replace(true);
+        stop.send_replace(Some(shutdown.await));
         while let Some(ended) = doors.join_next().await {
             if let Err(error) = ended {
                 warn!(%error, "an admin door broke");

@@ -193,6 +193,7 @@ pub(crate) fn admin(plan: Plan) -> (Admin, Publisher<Plan>) {
         health: Arc::new(Health::new(health::DEFAULT_TIMEOUT, NodeState::Untracked)),
         metrics: Arc::new(NodeMetrics::default()),
         pages: channel(Arc::default()).1,
+        handover: None,
     };
     (admin, publisher)
 }

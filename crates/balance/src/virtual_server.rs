@@ -9,7 +9,7 @@ use streamvs_table::{Endpoint, Family, PerPolicy, ServicePort, TrafficPolicy};
 
 use crate::affinity::Affinity;
 use crate::scheduler::{Scheduler, arrange};
-use crate::{Choice, Request, SchedulerName, ServiceStats, Target};
+use crate::{Choice, Request, SchedulerName, ServiceStats, Target, Unit};
 
 /// The endpoints of one family of one ServicePort, with their load and a scheduler.
 ///
@@ -130,6 +130,13 @@ impl VirtualServer {
             Some((affinity, timeout)) => self.pick_bound(affinity, *timeout, request, rng)?,
         };
         Some(Choice::new(Arc::clone(target), request.unit))
+    }
+
+    /// Counts a unit that another process began at the endpoint with this address, whether or not
+    /// the endpoint takes new ones. None: it is no endpoint of this generation.
+    pub fn resume(&self, address: SocketAddr, unit: Unit) -> Option<Choice> {
+        let index = self.targets.binary_search_by_key(&address, |target| target.address()).ok()?;
+        Some(Choice::new(Arc::clone(&self.targets[index]), unit))
     }
 
     fn schedule(&self, request: &Request<'_>, rng: &mut fastrand::Rng) -> Option<&Arc<Target>> {

@@ -57,6 +57,8 @@ pub struct GateConfig {
     pub worker_count: usize,
     /// Which ways of shutting are wanted.
     pub switch: Switch,
+    /// Another agent lives, and its gate is to stay as it is.
+    pub is_successor: bool,
 }
 
 /// How the gate shuts when nobody shuts it.
@@ -99,14 +101,19 @@ impl Gate {
     pub fn new(config: GateConfig) -> io::Result<Self> {
         let bit = (LOWEST_BIT..u32::BITS).map(|bit| 1 << bit).find(|bit| config.mark & bit == 0);
         let bit = bit.ok_or(io::ErrorKind::InvalidInput)?;
-        let plan = Plan { bit, heartbeat: config.mark | bit, timeout: config.timeout };
         let channel = Channel::open()?;
-        let (name, owned) = make(&channel, plan, config.switch)?;
         let heart = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
         heart.set_nonblocking(true)?;
-        heart.set_mark(plan.heartbeat)?;
+        heart.set_mark(config.mark | bit)?;
         // The discard service, which nobody runs; it gets nothing either.
         heart.connect(&SocketAddr::from((Ipv4Addr::LOCALHOST, 9)).into())?;
+        let port = heart.local_addr()?.as_socket().map_or(0, |address| address.port());
+        let plan = Plan { bit, heartbeat: config.mark | bit, port, timeout: config.timeout };
+        let (name, owned) = make(&channel, plan, config.switch)?;
+        if config.is_successor && !owned {
+            // It took the place of the living agent's table, whose next heartbeat may be a while.
+            let _ = heart.send(&[]);
+        }
         Ok(Self {
             plan,
             owned,
@@ -152,6 +159,20 @@ impl Gate {
             Some((channel, name)) => table::remove(&channel, &name),
             None => Ok(()),
         }
+    }
+
+    /// Leaves new connections to another agent, whose gate is open: ours is shut for good, unless
+    /// it has no owner, for then both are one.
+    ///
+    /// # Errors
+    /// As [`Gate::close`].
+    pub fn leave(&self) -> io::Result<()> {
+        if self.owned {
+            return self.close();
+        }
+        self.opened.store(false, Ordering::Relaxed);
+        drop(self.table.lock().unwrap_or_else(PoisonError::into_inner).take());
+        Ok(())
     }
 
     /// A worker is alive. Call it on the worker's own thread, in turn with its work, every

@@ -1,28 +1,37 @@
 //! `streamvs run`: starts all stages in order, waits, and stops them in order.
 
+use std::convert::Infallible;
+use std::future::pending;
 use std::path::PathBuf;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use streamvs_admin::{Admin, Health, Moment, NodeMetrics, NodeState, Pages, Server, TableSource};
+use streamvs_accept::Listener;
+use streamvs_admin::handover as admin_handover;
+use streamvs_admin::{
+    Admin, Closing, Health, Moment, NodeMetrics, NodeState, Pages, Server, TableSource,
+};
 use streamvs_balance::Plan;
 use streamvs_capture::{Capture, Gate, GateConfig, Switch};
 use streamvs_resolve::Changes;
 use streamvs_table::publish;
 use streamvs_watch::NodeEvent;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{oneshot, watch};
-use tokio::task::JoinError;
-use tokio::time::timeout;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::{JoinError, JoinHandle};
+use tokio::time::{sleep, timeout};
 
-use crate::cli::RunOptions;
+use crate::cli::{HandoverMode, RunOptions};
 use crate::client_ip::InForce;
 use crate::config::{self, Source};
-use crate::control::{Plans, Publication, Rules};
+use crate::control::{Plans, Publication, Rules, Target};
 use crate::error::Error;
+use crate::handover::{self, Channel, Inherited, Predecessor, Spares};
 use crate::invocation::{Notice, Settings};
 use crate::oom;
+use crate::orders::{self, Order, Orders};
 use crate::privileges;
 use crate::programming::Programming;
 use crate::reload::Reload;
@@ -32,6 +41,9 @@ use crate::workers::{self, Workers};
 /// From the closed gate to the closed listener: connections that were captured just before are
 /// accepted meanwhile. Several round trips of any network a node's clients are on.
 const GATE_SETTLES: Duration = Duration::from_millis(100);
+
+/// From the last worker's end to that of the connection to the agent that has taken over.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// Runs the agent until it is told to stop.
 pub(crate) fn run(
@@ -67,7 +79,13 @@ async fn serve(options: RunOptions, settings: Settings, verbosity: Verbosity) ->
     let health = Arc::new(Health::new(sync_period * 2, node_state));
     let metrics = Arc::new(NodeMetrics::default());
     let programming = Arc::new(Programming::new(Arc::clone(&metrics)));
-    let server = match Server::bind(config::admin_addresses(&options)).await {
+    let handed_over = match options.handover {
+        HandoverMode::Off => None,
+        HandoverMode::Exit | HandoverMode::Stay => handover::find(&options.admin_socket).await,
+    };
+    let (predecessor, inherited) = handed_over.unzip();
+    let Inherited { listeners, doors } = inherited.unwrap_or_default();
+    let server = match Server::bind_or_inherit(config::admin_addresses(&options), doors).await {
         Ok(server) => server,
         Err(error) => {
             tell_of_failed_start(&source, &options, &error).await;
@@ -75,18 +93,24 @@ async fn serve(options: RunOptions, settings: Settings, verbosity: Verbosity) ->
         }
     };
 
-    // Before the listeners: the kernel closes a dead process's descriptors in this order.
-    let gate = config::gate(&options).map(make_gate).transpose()?.flatten();
-    // The data path listens before anything is captured.
     let port = options.listen_port;
-    let listeners = streamvs_accept::bind(port, config::worker_count(&options))
-        .map_err(|source| Error::Listen { port, source })?;
+    let listeners = usable(listeners, port);
+    // The kernel goes on giving each of them its share of connections, so none is left out.
+    let worker_count = config::worker_count(&options).max(listeners.len());
+    // Before the listeners: the kernel closes a dead process's descriptors in this order.
+    let gate = config::gate(&options, worker_count, predecessor.is_some());
+    let gate = gate.map(make_gate).transpose()?.flatten();
+    // The data path listens before anything is captured.
+    let listeners = listen(port, worker_count, listeners)?;
     // All that takes more is open by now, and there is no other thread yet.
     let named = [&options.manifests, &options.config, &options.kubeconfig];
     privileges::give_up(named.into_iter().flatten().map(PathBuf::as_path))?;
+    let spares = Rc::new(Spares::new(&listeners, &server).map_err(Error::Share)?);
     let (publisher, plan) = publish::channel(Arc::new(Plan::empty()));
     let (aliases_publisher, aliases) = publish::channel(Arc::default());
     let (drain, draining) = watch::channel(false);
+    let (leave, leaving) = watch::channel(false);
+    let (departing, departures) = mpsc::unbounded_channel();
     let shared = workers::Shared {
         plan: plan.clone(),
         pod_ranges: config::reach(&options).pods,
@@ -95,10 +119,12 @@ async fn serve(options: RunOptions, settings: Settings, verbosity: Verbosity) ->
         on_refused: config::count_refusals(&metrics),
         drain: draining,
         gate: gate.clone(),
+        leaving,
+        departing,
     };
-    let mut workers = workers::start(listeners, &shared)?;
 
     let (target, target_changed) = watch::channel(None);
+    let first_table = target_changed.clone();
     let rules = Rules {
         config: config::capture(&options, gate.as_deref().map(Gate::bit)),
         gate,
@@ -110,8 +136,11 @@ async fn serve(options: RunOptions, settings: Settings, verbosity: Verbosity) ->
         metrics: Arc::clone(&metrics),
         programming: Arc::clone(&programming),
     };
-    let (stop_rules, rules_stopped) = oneshot::channel();
-    let mut rules = tokio::spawn(rules.run(rules_stopped));
+    // While there is a predecessor the rules are its own.
+    let first = if predecessor.is_some() { Order::Hold } else { Order::Keep };
+    let (orders, ordered) = orders::orders(first);
+    let orders = Rc::new(orders);
+    let mut rules = tokio::spawn(rules.run(ordered));
 
     let plans = Rc::new(Plans::new(publisher, options.ipvs_scheduler));
     let mut publication = Publication {
@@ -147,34 +176,104 @@ async fn serve(options: RunOptions, settings: Settings, verbosity: Verbosity) ->
     let (pages_publisher, pages) = publish::channel(Arc::new(pages));
     let arguments = std::env::args_os().collect();
     let mut reload = Reload { arguments, settings, plans, verbosity, pages: pages_publisher };
-    let (stop_admin, mut admin_stopped) = watch::channel(false);
-    let admin = tokio::spawn(server.serve(Admin { plan, health, metrics, pages }, async move {
-        // A sender that is gone stops it too.
-        let _ = admin_stopped.wait_for(|stop| *stop).await;
-    }));
+    let (door, mut successors) = admin_handover::door();
+    let door = (options.handover != HandoverMode::Off).then_some(door);
+    let admin = Admin { plan, health, metrics, pages, handover: door };
 
     tokio::pin!(watching);
-    let failed = loop {
+    // With a predecessor each of these waits for something, without one for nothing.
+    let mut table_known = pin!(table_known(predecessor.is_some(), first_table));
+    let mut taking = pin!(take_rules(predecessor, Rc::clone(&orders)));
+    let mut unstarted = Some((listeners, shared));
+    let mut unopened = Some(server);
+    let mut doors = None;
+    let mut workers = Workers::none();
+    let mut giving = None;
+    let mut deadline = None;
+    let ending = loop {
         tokio::select! {
+            () = &mut table_known, if unstarted.is_some() => {
+                let Some((listeners, shared)) = unstarted.take() else { continue };
+                workers = match workers::start(listeners, &shared) {
+                    Ok(workers) => workers,
+                    Err(error) => break Ending::Failed(error),
+                };
+            }
+            predecessor = &mut taking, if unstarted.is_none() && unopened.is_some() => {
+                let Some(server) = unopened.take() else { continue };
+                doors = Some(Doors::open(server, admin.clone()));
+                if let Some(predecessor) = predecessor {
+                    tokio::spawn(predecessor.take_connections(workers.arrivals()));
+                }
+            }
+            Some(successor) = successors.recv(), if giving.is_none() && unopened.is_none() => {
+                let (spares, orders) = (Rc::clone(&spares), Rc::clone(&orders));
+                giving = Some(Box::pin(handover::give(successor, spares, orders)));
+            }
+            given = ready(giving.as_mut()) => {
+                giving = None;
+                match given {
+                    Some(channel) => break Ending::HandedOver(channel),
+                    None if deadline.is_some() => break Ending::Stopped,
+                    None => {}
+                }
+            }
             asked = signals.next() => match asked {
-                Asked::Stop => break None,
                 Asked::Reload => reload.run(),
+                // Whoever takes over just now may finish it.
+                Asked::Stop if giving.is_some() && deadline.is_none() => {
+                    tracing::info!("stopping when the other agent has taken over");
+                    deadline = Some(Box::pin(sleep(options.drain_timeout)));
+                }
+                Asked::Stop => break Ending::Stopped,
             },
-            Err(error) = &mut watching => break Some(Error::Watch(error)),
-            ended = &mut rules => break Some(rules_failure(ended)),
-            () = workers.one_ended() => break Some(Error::WorkerLost),
+            () = ready(deadline.as_mut()) => break Ending::Stopped,
+            Err(error) = &mut watching => break Ending::Failed(Error::Watch(error)),
+            ended = &mut rules => break Ending::Failed(rules_failure(ended)),
+            () = workers.one_ended(), if workers.are_running() => {
+                break Ending::Failed(Error::WorkerLost);
+            }
         }
     };
-    match &failed {
-        Some(error) => tracing::error!(error = %error, "stopping because of this"),
-        None => tracing::info!("stopping"),
-    }
-
+    // Agents that want to take over from now on are told to wait until we are gone, as is the one
+    // that has our sockets already: it knows by its connection, which ends with this function.
+    drop((successors, spares));
+    let failed = match ending {
+        Ending::HandedOver(channel) => {
+            tracing::info!("handed over");
+            orders.give(Order::Leave);
+            if let Some(doors) = doors {
+                doors.close(Closing::Leave).await;
+            }
+            leave.send_replace(true);
+            drain.send_replace(true);
+            let passing = tokio::spawn(handover::pass_on(channel, departures));
+            tokio::select! {
+                () = end_after_handover(&mut workers, &mut signals, &options, passing) => {}
+                // Streams may still come on the connections we have, and go by the newest table.
+                () = keep_watching(watching) => {}
+            }
+            tracing::info!("stopped");
+            return Ok(());
+        }
+        Ending::Stopped => {
+            tracing::info!("stopping");
+            None
+        }
+        Ending::Failed(error) => {
+            tracing::error!(error = %error, "stopping because of this");
+            Some(error)
+        }
+    };
+    // The rules are somebody else's when they are held or left, and also when we never served:
+    // then our predecessor does.
+    let served = unopened.is_none();
+    let removal = if served && orders.last() == Order::Keep { Order::Remove } else { Order::Leave };
+    orders.give(removal);
     // Close the gate, let what was captured until now arrive, then let connections end.
-    let _ = stop_rules.send(());
     let capture = if rules.is_finished() { None } else { gate_closed(rules.await) };
     if capture.is_some() {
-        tokio::time::sleep(GATE_SETTLES).await;
+        sleep(GATE_SETTLES).await;
     }
     drain.send_replace(true);
     drain_workers(&mut workers, &mut signals, options.drain_timeout).await;
@@ -186,9 +285,9 @@ async fn serve(options: RunOptions, settings: Settings, verbosity: Verbosity) ->
     {
         tracing::error!(error = %error, "cannot remove all rules, run `streamvs cleanup`");
     }
-    stop_admin.send_replace(true);
-    // Ends within its own grace; its failures are logged where they happen.
-    let _ = admin.await;
+    if let Some(doors) = doors {
+        doors.close(Closing::Remove).await;
+    }
     tracing::info!("stopped");
     failed.map_or(Ok(()), Err)
 }
@@ -214,6 +313,115 @@ fn make_gate(config: GateConfig) -> Result<Option<Arc<Gate>>, Error> {
             Ok(None)
         }
         Err(error) => Err(Error::Gate(error)),
+    }
+}
+
+/// Why the agent ends.
+enum Ending {
+    /// It was told to.
+    Stopped,
+    /// It cannot go on.
+    Failed(Error),
+    /// Another agent serves.
+    HandedOver(Channel),
+}
+
+/// Those listeners of a predecessor that are on the right port.
+fn usable(inherited: Vec<Listener>, port: u16) -> Vec<Listener> {
+    let here = |listener: &Listener| listener.local_addr().is_ok_and(|local| local.port() == port);
+    inherited.into_iter().filter(here).collect()
+}
+
+/// `count` listeners for the data path, by descriptors later than all there are: those of a
+/// predecessor, and new ones where they are too few.
+fn listen(port: u16, count: usize, inherited: Vec<Listener>) -> Result<Vec<Listener>, Error> {
+    let renewed = inherited.iter().map(|listener| listener.share().map(Listener::from));
+    let mut listeners = renewed.collect::<Result<Vec<_>, _>>().map_err(Error::Share)?;
+    let missing = count.saturating_sub(listeners.len());
+    if missing > 0 {
+        let more = streamvs_accept::bind(port, missing);
+        listeners.extend(more.map_err(|source| Error::Listen { port, source })?);
+    }
+    Ok(listeners)
+}
+
+/// With a predecessor the workers start when there is a table: connections come at once.
+async fn table_known(is_successor: bool, mut first_table: watch::Receiver<Option<Target>>) {
+    if is_successor {
+        // Where nobody publishes any more, the process ends.
+        let _ = first_table.wait_for(Option::is_some).await;
+    }
+}
+
+/// With a predecessor, makes the rules ours.
+async fn take_rules(
+    mut predecessor: Option<Predecessor>,
+    orders: Rc<Orders>,
+) -> Option<Predecessor> {
+    if let Some(predecessor) = &mut predecessor {
+        predecessor.take_rules(&orders).await;
+    }
+    predecessor
+}
+
+/// As the future, if there is one; else never.
+async fn ready<F: Future + Unpin>(future: Option<&mut F>) -> F::Output {
+    match future {
+        Some(future) => future.await,
+        None => pending().await,
+    }
+}
+
+/// For as long as the caller likes. If watching fails, the table stays as it is.
+async fn keep_watching(
+    watching: Pin<&mut impl Future<Output = Result<Infallible, streamvs_watch::Error>>>,
+) {
+    let Err(error) = watching.await;
+    tracing::warn!(%error, "the table is not kept up to date any more");
+    pending().await
+}
+
+/// Lets the last streams end, and plain connections leave, until the drain timeout. A pod counts
+/// that from SIGTERM on and stays until then, for it would be started again.
+async fn end_after_handover(
+    workers: &mut Workers,
+    signals: &mut Signals,
+    options: &RunOptions,
+    passing: JoinHandle<()>,
+) {
+    if options.handover == HandoverMode::Stay {
+        let ended = async {
+            workers.all_ended().await;
+            tracing::info!("all connections have ended or gone on elsewhere, waiting for SIGTERM");
+            pending().await
+        };
+        tokio::select! {
+            () = signals.stop() => {}
+            () = ended => {}
+        }
+    }
+    drain_workers(workers, signals, options.drain_timeout).await;
+    // Ends with the workers, and what they gave it is on its way within a moment.
+    let _ = timeout(LAST_WORDS, passing).await;
+}
+
+/// The admin server, while it serves.
+struct Doors {
+    close: oneshot::Sender<Closing>,
+    serving: JoinHandle<()>,
+}
+
+impl Doors {
+    fn open(server: Server, admin: Admin) -> Self {
+        let (close, closed) = oneshot::channel();
+        let closing = async { closed.await.unwrap_or(Closing::Remove) };
+        Self { close, serving: tokio::spawn(server.serve(admin, closing)) }
+    }
+
+    /// Ends within its own grace; its failures are logged where they happen.
+    async fn close(self, closing: Closing) {
+        let _ = self.close.send(closing);
+        let _ = self.serving.await;
     }
 }
 

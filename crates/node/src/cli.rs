@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use run::{
-    CaptureMode, ClientIp, DeadManSwitch, Http2Engine, IptablesBackend, RunOptions,
+    CaptureMode, ClientIp, DeadManSwitch, HandoverMode, Http2Engine, IptablesBackend, RunOptions,
 };
 pub(crate) use values::NodePortAddresses;
 

@@ -74,7 +74,11 @@ fn upstream_mark(options: &RunOptions) -> Option<u32> {
 }
 
 /// None: nothing is captured, or always.
-pub(crate) fn gate(options: &RunOptions) -> Option<GateConfig> {
+pub(crate) fn gate(
+    options: &RunOptions,
+    worker_count: usize,
+    is_successor: bool,
+) -> Option<GateConfig> {
     let switch = match options.dead_man_switch {
         _ if options.capture == CaptureMode::None => return None,
         DeadManSwitch::None => return None,
@@ -85,8 +89,9 @@ pub(crate) fn gate(options: &RunOptions) -> Option<GateConfig> {
     Some(GateConfig {
         mark: options.upstream_mark.unwrap_or(DEFAULT_MARK),
         timeout: options.dead_man_timeout,
-        worker_count: worker_count(options),
+        worker_count,
         switch,
+        is_successor,
     })
 }
 

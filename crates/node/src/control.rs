@@ -22,11 +22,12 @@ use streamvs_resolve::Changes;
 use streamvs_table::publish::Publisher;
 use streamvs_table::{Aliases, Family, Snapshot};
 use streamvs_watch::{NodeStatus, Origin, Update};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::client_ip::{InForce, Wish};
 use crate::error::Error;
+use crate::orders::{Order, Ordered};
 use crate::programming::Programming;
 use crate::reach::Reach;
 
@@ -203,83 +204,120 @@ pub(crate) struct Rules {
 }
 
 impl Rules {
-    /// Installs rules for the first table and keeps them true until `stop`; then closes the gate
-    /// and gives the rules back, so that established connections can end before they are removed.
+    /// Does as ordered: mostly, installs rules for the first table and keeps them true. Ends with
+    /// [`Order::Remove`], when the gate is closed and the rules are given back, so that
+    /// established connections can end before they are removed, or with [`Order::Leave`].
     ///
     /// # Errors
     /// The first installation failed: without capture there is nothing to do. Later failures are
     /// logged, show in `/healthz`, and are tried again.
-    pub(crate) async fn run(
-        mut self,
-        mut stop: oneshot::Receiver<()>,
-    ) -> Result<Option<Capture>, Error> {
-        let Some(mut installed) = self.install(&mut stop).await? else {
-            return Ok(None);
-        };
-        let mut audit = tokio::time::interval(self.sync_period);
-        audit.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        audit.reset();
+    pub(crate) async fn run(mut self, mut ordered: Ordered) -> Result<Option<Capture>, Error> {
+        let mut installed = None;
         loop {
-            tokio::select! {
-                biased;
-                _ = &mut stop => break,
-                changed = self.target.changed() => {
-                    if changed.is_err() {
-                        break;
+            match ordered.now() {
+                Order::Keep => {
+                    match &mut installed {
+                        // Somebody else had them meanwhile.
+                        Some(installed) => {
+                            self.audit(installed).await;
+                            self.update(installed).await;
+                        }
+                        None => installed = self.install(&mut ordered).await?,
                     }
-                    self.update(&mut installed).await;
+                    if let Some(installed) = &mut installed {
+                        ordered.obey(Order::Keep);
+                        self.keep(installed, &mut ordered).await;
+                    }
                 }
-                _ = audit.tick() => self.audit(&mut installed).await,
+                Order::Hold => {
+                    ordered.obey(Order::Hold);
+                    ordered.changed().await;
+                }
+                Order::Leave => {
+                    self.leave_gate();
+                    return Ok(None);
+                }
+                Order::Remove => break,
             }
         }
+        let Some(Installed { mut capture, .. }) = installed else {
+            return Ok(None);
+        };
         self.shut_gate();
-        let mut capture = installed.capture;
         if let Err(error) = capture.close_gate().await {
             tracing::error!(error = %error, "cannot stop capturing new connections");
         }
         Ok(Some(capture))
     }
 
-    /// Waits for the first table and installs its rules. None: nothing is to be captured, or the
-    /// process stops already.
-    async fn install(
-        &mut self,
-        stop: &mut oneshot::Receiver<()>,
-    ) -> Result<Option<Installed>, Error> {
+    /// Keeps the rules true until there is another order.
+    async fn keep(&mut self, installed: &mut Installed, ordered: &mut Ordered) {
+        let mut audit = tokio::time::interval(self.sync_period);
+        audit.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        audit.reset();
         loop {
             tokio::select! {
                 biased;
-                _ = &mut *stop => return Ok(None),
+                () = ordered.changed() => return,
                 changed = self.target.changed() => {
                     if changed.is_err() {
+                        // The process ends; its last order comes or has come.
+                        return ordered.changed().await;
+                    }
+                    self.update(installed).await;
+                }
+                _ = audit.tick() => self.audit(installed).await,
+            }
+        }
+    }
+
+    /// Waits for the first table and installs its rules. None: there is another order.
+    async fn install(&mut self, ordered: &mut Ordered) -> Result<Option<Installed>, Error> {
+        loop {
+            let target = self.target.borrow_and_update().clone();
+            if let Some(target) = target {
+                if let Some(config) = self.config.take() {
+                    return self.install_first(config, target).await.map(Some);
+                }
+                // Nothing is to be captured.
+                self.applied(Sync::Full, Instant::now());
+                ordered.obey(Order::Keep);
+            }
+            tokio::select! {
+                biased;
+                () = ordered.changed() => return Ok(None),
+                changed = self.target.changed() => {
+                    if changed.is_err() {
+                        ordered.changed().await;
                         return Ok(None);
                     }
                 }
             }
-            let Some(Target { desired, snapshot }) = self.target.borrow_and_update().clone() else {
-                continue;
-            };
-            let Some(config) = self.config.take() else {
-                self.applied(Sync::Full, Instant::now());
-                continue;
-            };
-            let started = Instant::now();
-            // What capture falls back to is there before capture is.
-            let kernel_path = match self.kernel_path.take() {
-                Some(config) => Some(install_kernel_path(config, snapshot).await?),
-                None => None,
-            };
-            let capture = Capture::install(config, &desired).await.map_err(Error::Capture)?;
-            self.client_ip.show(&capture);
-            self.open_gate().await;
-            self.applied(Sync::Full, started);
-            tracing::info!(
-                captured_count = desired.capture.len(),
-                by = %capture.method(),
-                "capture rules installed"
-            );
-            return Ok(Some(Installed { capture, captured: desired, kernel_path }));
         }
+    }
+
+    async fn install_first(
+        &mut self,
+        config: streamvs_capture::Config,
+        target: Target,
+    ) -> Result<Installed, Error> {
+        let Target { desired, snapshot } = target;
+        let started = Instant::now();
+        // What capture falls back to is there before capture is.
+        let kernel_path = match self.kernel_path.take() {
+            Some(config) => Some(install_kernel_path(config, snapshot).await?),
+            None => None,
+        };
+        let capture = Capture::install(config, &desired).await.map_err(Error::Capture)?;
+        self.client_ip.show(&capture);
+        self.open_gate().await;
+        self.applied(Sync::Full, started);
+        tracing::info!(
+            captured_count = desired.capture.len(),
+            by = %capture.method(),
+            "capture rules installed"
+        );
+        Ok(Installed { capture, captured: desired, kernel_path })
     }
 
     /// Brings the kernel to the newest table, however often that fails.
@@ -319,6 +357,15 @@ impl Rules {
         };
         if timeout(GATE_OPENS, opening).await.is_err() {
             tracing::warn!("the workers are busy, nothing is captured until they are not");
+        }
+    }
+
+    /// Somebody else has a gate of his own.
+    fn leave_gate(&self) {
+        if let Some(gate) = &self.gate
+            && let Err(error) = gate.leave()
+        {
+            tracing::warn!(%error, "cannot delete the gate, it shuts by itself");
         }
     }
 

@@ -15,6 +15,8 @@ pub(crate) enum Error {
     Listen { port: u16, source: io::Error },
     /// The dead-man switch that was asked for cannot be had.
     Gate(io::Error),
+    /// A listening socket cannot be kept for a successor.
+    Share(io::Error),
     /// The signal handlers cannot be set.
     Signals(io::Error),
     /// Capabilities cannot be given up.
@@ -62,6 +64,7 @@ impl fmt::Display for Error {
             }
             Self::Listen { port, source } => write!(f, "cannot listen on port {port}: {source}"),
             Self::Gate(source) => write!(f, "cannot make the dead-man switch: {source}"),
+            Self::Share(source) => write!(f, "cannot keep a listening socket: {source}"),
             Self::Signals(source) => write!(f, "cannot handle signals: {source}"),
             Self::Privileges(source) => write!(f, "cannot give up capabilities: {source}"),
             Self::NoNewPrivileges(source) => write!(f, "cannot set no_new_privs: {source}"),
@@ -90,6 +93,7 @@ impl std::error::Error for Error {
             | Self::HostName(source)
             | Self::Listen { source, .. }
             | Self::Gate(source)
+            | Self::Share(source)
             | Self::Signals(source)
             | Self::NoNewPrivileges(source)
             | Self::WriteConfig { source, .. }

@@ -3,7 +3,7 @@
 //! This crate wires the stages and is the only place that knows all of them:
 //! `invocation` reads the command line (`cli`) and kube-proxy's configuration file (`kube_proxy`),
 //! `app` starts and stops everything, `control` turns each new table into what traffic and kernel
-//! see, `workers` runs the data path.
+//! see, `workers` runs the data path, `handover` passes it all from one process to the next.
 
 mod app;
 mod check;
@@ -13,9 +13,11 @@ mod commands;
 mod config;
 mod control;
 mod error;
+mod handover;
 mod invocation;
 mod kube_proxy;
 mod oom;
+mod orders;
 mod origin;
 mod privileges;
 mod programming;

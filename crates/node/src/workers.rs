@@ -7,7 +7,7 @@ use std::thread;
 
 use ipnet::IpNet;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use streamvs_accept::{Config, Listener, OnRefused};
+use streamvs_accept::{Config, Handover, Listener, OnRefused, Passed};
 use streamvs_balance::Plan;
 use streamvs_capture::{BEAT, Gate};
 use streamvs_relay::Options;
@@ -17,7 +17,7 @@ use streamvs_table::Aliases;
 use streamvs_table::publish::Reader;
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, LocalOptions};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::error::Error;
 use crate::origin::Origins;
@@ -39,6 +39,10 @@ pub(crate) struct Shared {
     pub(crate) drain: Drain,
     /// None: nothing depends on the workers' signs of life.
     pub(crate) gate: Option<Arc<Gate>>,
+    /// Turns true when connections shall leave for a successor.
+    pub(crate) leaving: watch::Receiver<bool>,
+    /// Where they go.
+    pub(crate) departing: mpsc::UnboundedSender<Passed>,
 }
 
 /// Starts a thread for each listener. The receiver yields once for each worker that has ended.
@@ -47,7 +51,10 @@ pub(crate) fn start(listeners: Vec<Listener>, shared: &Shared) -> Result<Workers
     let max_connections = connections_for_each(count);
     tracing::info!(worker_count = count, max_connections, "starting the data path");
     let (ended, receiver) = mpsc::channel(count);
+    let mut arrivals = Vec::with_capacity(count);
     for (index, listener) in listeners.into_iter().enumerate() {
+        let (arrival, arriving) = mpsc::unbounded_channel();
+        arrivals.push(arrival);
         let config = Config {
             listener,
             plan: shared.plan.clone(),
@@ -58,6 +65,11 @@ pub(crate) fn start(listeners: Vec<Listener>, shared: &Shared) -> Result<Workers
             max_connections,
             on_refused: Arc::clone(&shared.on_refused),
             drain: shared.drain.clone(),
+            handover: Handover {
+                leaving: shared.leaving.clone(),
+                departing: shared.departing.clone(),
+                arriving,
+            },
         };
         let gate = shared.gate.clone();
         let ended = ended.clone();
@@ -73,16 +85,33 @@ pub(crate) fn start(listeners: Vec<Listener>, shared: &Shared) -> Result<Workers
             })
             .map_err(Error::Runtime)?;
     }
-    Ok(Workers { running_count: count, ended: receiver })
+    Ok(Workers { running_count: count, ended: receiver, arrivals })
 }
 
 /// The started threads.
 pub(crate) struct Workers {
     running_count: usize,
     ended: mpsc::Receiver<()>,
+    /// To each, for connections that began elsewhere.
+    arrivals: Vec<mpsc::UnboundedSender<Passed>>,
 }
 
 impl Workers {
+    /// None yet.
+    pub(crate) fn none() -> Self {
+        Self { running_count: 0, ended: mpsc::channel(1).1, arrivals: Vec::new() }
+    }
+
+    /// True while at least one runs.
+    pub(crate) fn are_running(&self) -> bool {
+        self.running_count > 0
+    }
+
+    /// Where connections that began elsewhere are given to them.
+    pub(crate) fn arrivals(&self) -> Vec<mpsc::UnboundedSender<Passed>> {
+        self.arrivals.clone()
+    }
+
     /// Ready when one more has ended.
     pub(crate) async fn one_ended(&mut self) {
         if self.ended.recv().await.is_some() {

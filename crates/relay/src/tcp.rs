@@ -10,6 +10,7 @@ mod direction;
 mod idle;
 mod pace;
 mod pipe;
+mod suspend;
 
 use std::fmt;
 use std::io;
@@ -17,6 +18,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use slotmap::DefaultKey;
 use tokio::net::TcpStream;
 
 use crate::connect::reset_on_drop;
@@ -26,6 +28,8 @@ use idle::IdleTimer;
 
 pub(crate) use pipe::Pipes;
 pub use pipe::{MAX_PIPES, PIPE_DESCRIPTORS};
+pub(crate) use suspend::Relays;
+pub use suspend::{Half, Progress, Suspended, resume};
 
 /// What was read, and maybe written, before it was known that the connection is a plain one.
 #[derive(Debug, Default)]
@@ -47,6 +51,15 @@ pub struct Outcome {
     pub bytes_to_downstream: u64,
     /// What ended it.
     pub end: End,
+}
+
+/// How a plain connection leaves its relay.
+#[derive(Debug)]
+pub enum Departure {
+    /// It is over.
+    Ended(Outcome),
+    /// It goes on elsewhere.
+    Suspended(Box<Suspended>),
 }
 
 /// What ended a plain connection.
@@ -80,7 +93,8 @@ impl fmt::Display for End {
     }
 }
 
-/// Relays until both directions have ended; what came `early` goes first.
+/// Relays until both directions have ended, or until the worker's relays are suspended; what came
+/// `early` goes first. Stays in the task that polls it first.
 ///
 /// A FIN is passed on as a FIN once all bytes before it are written, and the other direction goes
 /// on. A reset is passed on as a reset when what came before it has been read.
@@ -89,7 +103,7 @@ pub fn relay(
     downstream: TcpStream,
     upstream: TcpStream,
     early: Early,
-) -> impl Future<Output = Outcome> {
+) -> impl Future<Output = Departure> {
     Relay {
         worker,
         downstream,
@@ -97,6 +111,7 @@ pub fn relay(
         up: Direction::new(Side::Downstream, early.sent_to_upstream, early.to_upstream),
         down: Direction::new(Side::Upstream, 0, early.to_downstream),
         idle: IdleTimer::default(),
+        key: None,
     }
 }
 
@@ -109,29 +124,48 @@ struct Relay<'a> {
     up: Direction,
     down: Direction,
     idle: IdleTimer,
+    /// By which the worker wakes it.
+    key: Option<DefaultKey>,
 }
 
 impl Future for Relay<'_> {
-    type Output = Outcome;
+    type Output = Departure;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Departure> {
         let relay = self.get_mut();
+        if relay.key.is_none() {
+            relay.key = Some(relay.worker.relays.enter(cx.waker()));
+        }
+        if relay.worker.relays.is_suspended() {
+            match relay.suspend() {
+                Ok(suspended) => return Poll::Ready(Departure::Suspended(Box::new(suspended))),
+                Err(error) => tracing::debug!(error = %error, "cannot suspend a connection"),
+            }
+        }
         let end = ready!(relay.poll_end(cx));
         if end != End::Closed {
             reset_on_drop(&relay.downstream);
             reset_on_drop(&relay.upstream);
         }
-        Poll::Ready(Outcome {
+        Poll::Ready(Departure::Ended(Outcome {
             bytes_to_upstream: relay.up.octets,
             bytes_to_downstream: relay.down.octets,
             end,
-        })
+        }))
+    }
+}
+
+impl Drop for Relay<'_> {
+    fn drop(&mut self) {
+        if let Some(key) = self.key {
+            self.worker.relays.leave(key);
+        }
     }
 }
 
 impl Relay<'_> {
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<End> {
-        let Self { worker, downstream, upstream, up, down, idle } = self;
+        let Self { worker, downstream, upstream, up, down, idle, .. } = self;
         let moved = up.octets + down.octets;
         let up_turn = up.poll(worker, downstream, upstream, down.ended, cx);
         // After a failure the other direction has its turn yet, for what came before; but its end

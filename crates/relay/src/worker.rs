@@ -14,7 +14,7 @@ use streamvs_table::{AddressKind, Origin, TrafficPolicy};
 use crate::Leg;
 use crate::connect::DialOptions;
 use crate::h2::{Engine, Pool, switch};
-use crate::tcp::{MAX_PIPES, Pipes};
+use crate::tcp::{MAX_PIPES, Pipes, Relays};
 
 /// Octets of the buffer that all plain connections of a worker read into. One read of a bulk
 /// transfer fills it; larger did not measure faster.
@@ -40,6 +40,7 @@ pub struct Worker {
     pub(crate) pool: Pool,
     pub(crate) switch: switch::driver::Driver,
     pub(crate) pipes: Pipes,
+    pub(crate) relays: Relays,
     buffer: RefCell<Box<[u8]>>,
     plan: RefCell<Reader<Plan>>,
     aliases: RefCell<Reader<Aliases>>,
@@ -54,6 +55,7 @@ impl Worker {
             switch: switch::driver::Driver::new(Instant::now()),
             options,
             pipes: Pipes::new(MAX_PIPES),
+            relays: Relays::default(),
             buffer: RefCell::new(vec![0; BUFFER_OCTETS].into_boxed_slice()),
             plan: RefCell::new(plan),
             aliases: RefCell::new(aliases),

@@ -61,7 +61,7 @@ fn the_container_has_two_capabilities_and_a_read_only_root() {
         .iter()
         .filter_map(|volume| volume.get("hostPath").map(|path| &path["path"]))
         .collect();
-    assert_eq!(host_paths, ["/var/lib/streamvs", "/run/xtables.lock"]);
+    assert_eq!(host_paths, ["/run/streamvs", "/var/lib/streamvs", "/run/xtables.lock"]);
 }
 
 #[test]
@@ -87,7 +87,14 @@ fn the_pod_may_take_longer_to_end_than_the_agent_drains() {
 }
 
 #[test]
-fn each_replaced_agent_is_gone_before_its_successor_comes() {
+fn a_new_agent_comes_up_beside_the_old_one_and_takes_over() {
     let rolling = daemon_set()["spec"]["updateStrategy"]["rollingUpdate"].clone();
-    assert_eq!(rolling["maxSurge"], 0);
+    assert_eq!(rolling["maxUnavailable"], 0);
+    assert_eq!(rolling["maxSurge"], "10%");
+    // Ports of a pod on the node's network are reserved there, and two pods cannot have the same.
+    assert!(container().get("ports").is_none());
+    // The old one must not be started again when it has handed over.
+    let arguments = container()["args"].clone();
+    let arguments = arguments.as_array().expect("arguments");
+    assert!(arguments.iter().any(|argument| argument == "--handover=stay"));
 }

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use h2::client::SendRequest;
 use http::{HeaderMap, Request, Response};
-use streamvs_accept::Config;
+use streamvs_accept::{Config, Handover};
 use streamvs_balance::{Plan, SchedulerName, VirtualServer};
 use streamvs_relay::Options;
 use streamvs_relay::connect::DialOptions;
@@ -26,7 +26,7 @@ use streamvs_table::{
     ServiceName, ServicePort, ServicePortName, Snapshot, TrafficPolicy, Usability,
 };
 use tokio::net::{TcpSocket, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 /// The Service address that every test connection was "made to".
 pub const SERVICE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 10)), 50051);
@@ -83,6 +83,7 @@ impl Node {
             max_connections: 1024,
             on_refused: Arc::new(|_| {}),
             drain: draining,
+            handover: no_handover(),
         };
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
@@ -170,6 +171,15 @@ impl Node {
         let socket = TcpSocket::new_v4().expect("sockets are allowed");
         socket.bind((client, 0).into()).expect("every loopback address is there");
         socket.connect(self.address).await.expect("is accepted")
+    }
+}
+
+/// Nothing leaves for another process, and nothing comes.
+fn no_handover() -> Handover {
+    Handover {
+        leaving: watch::channel(false).1,
+        departing: mpsc::unbounded_channel().0,
+        arriving: mpsc::unbounded_channel().1,
     }
 }
 

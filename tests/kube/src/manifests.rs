@@ -112,7 +112,7 @@ fn the_server_does_look() {
     for (right, wrong, why) in [
         // A field that is none, and a value that only validation on the server knows to be wrong.
         ("hostNetwork: true", "hostNetworks: true", "hostNetworks"),
-        ("maxUnavailable: 10%", "maxUnavailable: 110%", "maxUnavailable"),
+        ("maxSurge: 10%", "maxSurge: 110%", "maxSurge"),
     ] {
         let chart = rendered(&[]);
         assert!(chart.contains(right), "{right} is in the chart");

@@ -35,6 +35,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("netlink-packet-netfilter", &["nat"]),
     ("rtnetlink", &["capture"]),
     ("nix", &["capture", "node", "relay"]),
+    ("rustix", &["node"]),
     ("caps", &["node"]),
     ("socket2", &["capture", "relay", "accept"]),
     ("clap", &["node"]),

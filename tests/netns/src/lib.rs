@@ -14,6 +14,7 @@
 //! - `lifecycle`: start, stop, crash, cleaning up, wrong files.
 //! - `check`: what is told of a node before the first start.
 //! - `client_ip`: whom endpoints see.
+//! - `upgrade`: one agent takes over from another.
 //! - `privileges`: what a taken-over agent could not do.
 //! - `face`: kube-proxy's configuration file and pages.
 //! - `outside`: node ports, load balancers' addresses and who may use them.
@@ -53,3 +54,5 @@ mod tcp;
 mod udp;
 #[cfg(test)]
 mod updates;
+#[cfg(test)]
+mod upgrade;

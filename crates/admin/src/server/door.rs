@@ -17,6 +17,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
+use super::Closing;
 use super::listener::{Listener, Socket};
 
 /// Open connections of one door: far above what any prober or Prometheus opens at once, and with
@@ -38,14 +39,18 @@ pub(super) const GRACE: Duration = Duration::from_secs(1);
 /// After a failed accept, mostly for want of descriptors: long enough not to spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves until `stopped` turns true.
-pub(super) async fn run(listener: Listener, routes: Router, mut stopped: watch::Receiver<bool>) {
+/// Serves until `stopped` says how to close.
+pub(super) async fn run(
+    mut listener: Listener,
+    routes: Router,
+    mut stopped: watch::Receiver<Option<Closing>>,
+) {
     let mut connections = Connections::default();
-    loop {
+    let closing = loop {
         // The stop wins; ended connections are reaped whenever there is nothing else to do.
         tokio::select! {
             biased;
-            () = asked_to_stop(&mut stopped) => break,
+            closing = asked_to_stop(&mut stopped) => break closing,
             accepted = listener.accept() => match accepted {
                 Ok(socket) => connections.admit(serve_one(socket, routes.clone())),
                 Err(error) => {
@@ -55,14 +60,18 @@ pub(super) async fn run(listener: Listener, routes: Router, mut stopped: watch::
             },
             Some(_) = connections.tasks.join_next() => {}
         }
+    };
+    if closing == Closing::Leave {
+        listener.leave_file();
     }
     drop(listener);
     let _ = timeout(GRACE, connections.finished()).await;
 }
 
-/// Done when the value turns true or its sender is gone. Cancel safe.
-pub(super) async fn asked_to_stop(stopped: &mut watch::Receiver<bool>) {
-    let _ = stopped.wait_for(|stop| *stop).await;
+/// Done when the value says how to close, or its sender is gone. Cancel safe.
+pub(super) async fn asked_to_stop(stopped: &mut watch::Receiver<Option<Closing>>) -> Closing {
+    let closing = stopped.wait_for(Option::is_some).await;
+    closing.ok().and_then(|closing| *closing).unwrap_or(Closing::Remove)
 }
 
 /// The open connections of a door; dropping it closes them.
@@ -99,7 +108,9 @@ async fn serve_one(socket: Box<dyn Socket>, routes: Router) {
         .timer(TokioTimer::new())
         .header_read_timeout(LONGEST_HEAD)
         .max_buf_size(LARGEST_HEAD);
-    let connection = http.serve_connection(TokioIo::new(socket), TowerToHyperService::new(routes));
+    let connection = http
+        .serve_connection(TokioIo::new(socket), TowerToHyperService::new(routes))
+        .with_upgrades();
     match timeout(LONGEST, connection).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => debug!(%error, "admin connection broke"),

@@ -4,11 +4,12 @@ use std::fmt;
 use std::fs::{self, Permissions};
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tracing::warn;
 
 use crate::Error;
@@ -44,8 +45,22 @@ pub(super) enum Listener {
 }
 
 /// An accepted connection of either kind.
-pub(super) trait Socket: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<S: AsyncRead + AsyncWrite + Send + Unpin> Socket for S {}
+pub(crate) trait Socket: AsyncRead + AsyncWrite + Send + Unpin {
+    /// Itself, if it came by the unix socket.
+    fn into_unix(self: Box<Self>) -> Option<UnixStream>;
+}
+
+impl Socket for TcpStream {
+    fn into_unix(self: Box<Self>) -> Option<UnixStream> {
+        None
+    }
+}
+
+impl Socket for UnixStream {
+    fn into_unix(self: Box<Self>) -> Option<UnixStream> {
+        Some(*self)
+    }
+}
 
 impl Listener {
     pub(super) async fn open(place: &Place) -> Result<Self, Error> {
@@ -58,6 +73,37 @@ impl Listener {
                 let (listener, file) = open_unix(path).await?;
                 Ok(Self::Unix(listener, file))
             }
+        }
+    }
+
+    /// A predecessor's listening socket, if it is at this place.
+    pub(super) fn inherit(place: &Place, door: OwnedFd) -> Option<Self> {
+        match place {
+            Place::Tcp(address) => {
+                let listener = TcpListener::from_std(door.into()).ok()?;
+                (listener.local_addr().ok()? == *address).then_some(Self::Tcp(listener))
+            }
+            // It was bound under its draft's name, so only who asked there knows its place.
+            Place::Unix(path) => {
+                let listener = UnixListener::from_std(door.into()).ok()?;
+                Some(Self::Unix(listener, SocketFile::of(path).ok()?))
+            }
+        }
+    }
+
+    /// Another descriptor of the socket.
+    pub(super) fn share(&self) -> io::Result<OwnedFd> {
+        let descriptor = match self {
+            Self::Tcp(listener) => listener.as_fd(),
+            Self::Unix(listener, _) => listener.as_fd(),
+        };
+        descriptor.try_clone_to_owned()
+    }
+
+    /// Does not remove the file, because somebody else serves it now.
+    pub(super) fn leave_file(&mut self) {
+        if let Self::Unix(_, file) = self {
+            file.left = true;
         }
     }
 
@@ -145,25 +191,26 @@ async fn check_replaceable(path: &Path) -> Result<(), Error> {
     }
 }
 
-/// Removes the socket when dropped, unless a successor has put its own there.
+/// Removes the socket when dropped, unless a successor has it, or has put its own there.
 #[derive(Debug)]
 pub(super) struct SocketFile {
     path: PathBuf,
     identity: (u64, u64),
     /// The agent's user.
     owner: u32,
+    left: bool,
 }
 
 impl SocketFile {
     fn of(path: &Path) -> io::Result<Self> {
         let owner = fs::symlink_metadata(path)?.uid();
-        Ok(Self { path: path.to_owned(), identity: identity(path)?, owner })
+        Ok(Self { path: path.to_owned(), identity: identity(path)?, owner, left: false })
     }
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if identity(&self.path).is_ok_and(|there| there == self.identity) {
+        if !self.left && identity(&self.path).is_ok_and(|there| there == self.identity) {
             // It may be gone by now, which is just as well.
             let _ = fs::remove_file(&self.path);
         }

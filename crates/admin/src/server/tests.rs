@@ -37,6 +37,7 @@ impl Served {
         let (stop, stopped) = oneshot::channel();
         let serve = server.serve(admin.clone(), async {
             let _ = stopped.await;
+            Closing::Remove
         });
         Self { admin, bound, stop, serving: tokio::spawn(serve) }
     }

@@ -9,7 +9,7 @@
 //!     chain output { type filter hook output priority -110
 //!         (the same) }
 //!     chain heartbeat { type filter hook output priority -300
-//!         meta mark 0x5 meta l4proto udp meta oif 1 update @lease { tcp } drop }
+//!         meta mark 0x5 meta l4proto udp meta oif 1 udp sport 40000 update @lease { tcp } drop }
 //! }
 //! ```
 //!
@@ -64,6 +64,9 @@ pub(super) struct Plan {
     pub(super) bit: u32,
     /// The mark of a heartbeat, whole.
     pub(super) heartbeat: u32,
+    /// The port that our heartbeats come from. An owned table takes no others, for there are two
+    /// gates while one agent takes over from another.
+    pub(super) port: u16,
     /// How long a heartbeat keeps the gate open.
     pub(super) timeout: Duration,
 }
@@ -109,6 +112,10 @@ pub(super) fn make(channel: &Channel, plan: Plan, owned: bool) -> io::Result<Str
         // `lo` has this index in every network namespace.
         load(rule, Meta::OutgoingInterface);
         compare(rule, true, &1u32.to_ne_bytes());
+        if owned {
+            source_port(rule);
+            compare(rule, true, &plan.port.to_be_bytes());
+        }
         rule.expression("immediate", |immediate| {
             immediate.number(1, REGISTER);
             immediate.nest(2, |data| data.octets(1, &[IPPROTO_TCP]));
@@ -200,6 +207,18 @@ fn load(rule: &mut Attributes<'_>, what: Meta) {
     rule.expression("meta", |meta| {
         meta.number(1, REGISTER);
         meta.number(2, what as u32);
+    });
+}
+
+/// Of a UDP packet.
+fn source_port(rule: &mut Attributes<'_>) {
+    /// `NFT_PAYLOAD_TRANSPORT_HEADER`, at whose beginning the source port stands.
+    const TRANSPORT_HEADER: u32 = 2;
+    rule.expression("payload", |payload| {
+        payload.number(1, REGISTER);
+        payload.number(2, TRANSPORT_HEADER);
+        payload.number(3, 0);
+        payload.number(4, 2);
     });
 }
 

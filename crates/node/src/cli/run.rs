@@ -198,8 +198,23 @@ pub(crate) struct RunOptions {
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = values::duration)]
     pub(crate) drain_timeout: Duration,
 
+    /// Take over from the agent behind the admin socket without losing a connection, and when
+    /// another one takes over from us
+    #[arg(long, value_enum, value_name = "HOW", default_value_t = HandoverMode::Exit)]
+    pub(crate) handover: HandoverMode,
+
     #[command(flatten)]
     pub(crate) log: LogOptions,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum HandoverMode {
+    /// Exit when the last stream has ended, or at the drain timeout
+    Exit,
+    /// Let streams go on, and stay idle until SIGTERM: for pods, which would be started again
+    Stay,
+    /// Neither take over nor hand over
+    Off,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 use super::Side;
 use super::pace::Pace;
 use super::pipe::Pipe;
+use super::suspend::{Half, Progress};
 use crate::socket::{read_once, write_once};
 use crate::worker::Worker;
 
@@ -68,6 +69,30 @@ impl Direction {
             finished: false,
             ended: false,
         }
+    }
+
+    /// Goes on where another relay stopped.
+    pub(super) fn resumed(source: Side, half: Half) -> Self {
+        let Half { pending, octets, progress } = half;
+        Self {
+            finished: progress != Progress::Open,
+            ended: progress == Progress::Ended,
+            ..Self::new(source, octets, pending)
+        }
+    }
+
+    /// All there is to go on with; what is held stays held here too.
+    pub(super) fn half(&mut self) -> io::Result<Half> {
+        if let Some(pipe) = &mut self.pipe {
+            debug_assert!(self.pending.is_empty(), "at most one of the two holds any");
+            self.pending = pipe.take_octets()?;
+        }
+        let progress = match (self.ended, self.finished) {
+            (true, _) => Progress::Ended,
+            (false, true) => Progress::Finished,
+            (false, false) => Progress::Open,
+        };
+        Ok(Half { pending: self.pending.clone(), octets: self.octets, progress })
     }
 
     /// Takes a turn. Ready when the direction has ended; `is_last` says that the other one has,

@@ -13,9 +13,10 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 
+use bytes::Bytes;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
-use nix::unistd::pipe2;
+use nix::unistd::{pipe2, read};
 
 /// Octets a pipe shall hold. One splice then moves all that a socket's receive queue usually has
 /// (`net.ipv4.tcp_rmem` ends at 6 MiB, half of it window); more measured no faster, and this is
@@ -92,6 +93,24 @@ impl Pipe {
         )?;
         self.held -= count;
         Ok(count)
+    }
+
+    /// Copies out all it holds; then it is empty.
+    ///
+    /// # Errors
+    /// As read(2), which does not fail on a pipe that holds octets.
+    pub(super) fn take_octets(&mut self) -> Result<Bytes, Errno> {
+        let mut octets = vec![0; self.held];
+        let mut filled = 0;
+        while filled < octets.len() {
+            match read(&self.read, &mut octets[filled..])? {
+                0 => break,
+                count => filled += count,
+            }
+        }
+        octets.truncate(filled);
+        self.held = 0;
+        Ok(octets.into())
     }
 }
 

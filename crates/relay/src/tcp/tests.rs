@@ -19,7 +19,7 @@ use crate::worker::Options;
 
 const MIB: usize = 1024 * 1024;
 
-fn worker(pipe_limit: usize) -> Rc<Worker> {
+pub(super) fn worker(pipe_limit: usize) -> Rc<Worker> {
     let options = Options {
         http2_engine: crate::h2::Engine::default(),
         dial: DialOptions::default(),
@@ -45,15 +45,21 @@ impl Relayed {
         let (client, downstream) = pair().await;
         let (upstream, endpoint) = pair().await;
         let worker = Rc::clone(worker);
-        let outcome =
-            spawn_local(
-                async move { relay(&worker, downstream, upstream, Early::default()).await },
-            );
+        let outcome = spawn_local(async move {
+            ended(relay(&worker, downstream, upstream, Early::default()).await)
+        });
         Self { client, endpoint, outcome }
     }
 }
 
-async fn pair() -> (TcpStream, TcpStream) {
+fn ended(departure: Departure) -> Outcome {
+    match departure {
+        Departure::Ended(outcome) => outcome,
+        Departure::Suspended(_) => panic!("nobody suspends it"),
+    }
+}
+
+pub(super) async fn pair() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
     let address = listener.local_addr().expect("is bound");
     let (dialled, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
@@ -318,7 +324,8 @@ fn early_octets_go_first_and_count_once() {
             to_upstream: Bytes::from_static(b"lo, "),
             to_downstream: Bytes::from_static(b"220 "),
         };
-        let outcome = spawn_local(async move { relay(&worker, downstream, upstream, early).await });
+        let outcome =
+            spawn_local(async move { ended(relay(&worker, downstream, upstream, early).await) });
         client.write_all(b"endpoint").await.expect("is open");
         client.shutdown().await.expect("is open");
         let (mut at_client, mut at_endpoint) = (Vec::new(), Vec::new());
