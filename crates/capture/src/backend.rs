@@ -68,7 +68,7 @@ impl Capture {
             Backend::Iptables | Backend::Auto => {
                 let by = capture::Capture::install(config.clone(), desired).await?;
                 if let Ok(nft) = Nft::locate() {
-                    nft::remove_tables(&nft).await?;
+                    nft.remove_tables(nft::render::TABLE).await?;
                 }
                 By::Iptables(Box::new(by))
             }

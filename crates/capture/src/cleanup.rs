@@ -38,7 +38,7 @@ pub async fn cleanup() -> Result<Vec<Removed>, Error> {
         Err(missing) => tracing::warn!(%missing, "no sets were looked for"),
     }
     match Nft::locate() {
-        Ok(nft) => removed.extend(nft::remove_tables(&nft).await?),
+        Ok(nft) => removed.extend(nft.remove_tables(nft::render::TABLE).await?),
         Err(missing) => tracing::warn!(%missing, "no nftables tables were looked for"),
     }
     removed.extend(link::remove().await?.into_iter().map(Removed::Route));

@@ -47,6 +47,11 @@ impl Listing {
         self.chains.get(chain).map(Vec::as_slice)
     }
 
+    /// All chains.
+    pub(crate) fn chains(&self) -> impl Iterator<Item = &str> {
+        self.chains.keys().map(String::as_str)
+    }
+
     /// The chains that are ours by name.
     pub(crate) fn our_chains(&self) -> impl Iterator<Item = &str> {
         self.chains.keys().map(String::as_str).filter(|name| name.starts_with(CHAIN_PREFIX))

@@ -71,6 +71,23 @@ impl Nft {
         Ok(Family::BOTH.into_iter().any(|family| tables.contains(&of(family))))
     }
 
+    /// Takes the tables of this name away, and tells which there were.
+    ///
+    /// # Errors
+    /// `nft` failed.
+    pub(crate) async fn remove_tables(&self, name: &'static str) -> Result<Vec<Removed>, Error> {
+        let tables = self.tables().await?;
+        let mut removed = Vec::new();
+        for family in Family::BOTH {
+            let table = format!("table {} {name}", render::word(family));
+            if tables.contains(&table) {
+                self.commit(&format!("delete {table}\n")).await?;
+                removed.push(Removed::NftTable { family, table: name });
+            }
+        }
+        Ok(removed)
+    }
+
     async fn read(&self, family: Family) -> Result<Option<Listing>, Error> {
         let arguments = ["-n", "-s", "list", "table", render::word(family), render::TABLE];
         let printed = run(&self.program, &arguments, "").await?.success_or_absent(1)?;
@@ -161,7 +178,7 @@ impl Capture {
 
     /// See [`Capture::remove`](crate::Capture::remove).
     pub(crate) async fn remove(self) -> Result<(), Error> {
-        remove_tables(&self.nft).await?;
+        self.nft.remove_tables(render::TABLE).await?;
         link::remove().await.map(drop)
     }
 
@@ -255,21 +272,4 @@ fn damage(family: Family, printed: &str, found: Option<&Listing>, want: &Content
         }
     }
     damage
-}
-
-/// Takes our tables away, and tells which.
-///
-/// # Errors
-/// `nft` failed.
-pub(crate) async fn remove_tables(nft: &Nft) -> Result<Vec<Removed>, Error> {
-    let tables = nft.tables().await?;
-    let mut removed = Vec::new();
-    for family in Family::BOTH {
-        let table = format!("table {} {}", render::word(family), render::TABLE);
-        if tables.contains(&table) {
-            nft.commit(&render::remove(family)).await?;
-            removed.push(Removed::NftTable { family, table: render::TABLE });
-        }
-    }
-    Ok(removed)
 }

@@ -58,14 +58,21 @@ pub(crate) fn release(table: Table, listing: &Listing) -> String {
 
 /// Takes everything of ours out of a table.
 pub(crate) fn remove(table: Table, listing: &Listing) -> String {
-    let mut text = header(table);
-    for jump in listing.our_jumps() {
+    let jumps: Vec<&str> = listing.our_jumps().collect();
+    let chains: Vec<&str> = listing.our_chains().collect();
+    take_away(table.as_str(), &jumps, &chains)
+}
+
+/// Takes jumps (`-A ...`) and chains out of a table.
+pub(crate) fn take_away(table: &str, jumps: &[&str], chains: &[&str]) -> String {
+    let mut text = format!("*{table}\n");
+    for jump in jumps {
         delete(&mut text, jump);
     }
-    for chain in listing.our_chains() {
+    for chain in chains {
         line(&mut text, &format!("-F {chain}"));
     }
-    for chain in listing.our_chains() {
+    for chain in chains {
         line(&mut text, &format!("-X {chain}"));
     }
     line(&mut text, "COMMIT");

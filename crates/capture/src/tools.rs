@@ -195,14 +195,19 @@ impl Iptables {
         Ok(listing)
     }
 
-    /// All chains of a table.
+    /// All chains of a table of ours.
     pub(crate) async fn read_all(&self, family: Family, table: Table) -> Result<Listing, Error> {
-        if self.flavour == Flavour::Legacy && !legacy_table_is_loaded(family, table.as_str()) {
+        self.read_named(family, table.as_str()).await
+    }
+
+    /// All chains of any table.
+    pub(crate) async fn read_named(&self, family: Family, table: &str) -> Result<Listing, Error> {
+        if self.flavour == Flavour::Legacy && !legacy_table_is_loaded(family, table) {
             // Asking for it would load it, and it could never be unloaded.
             return Ok(Listing::default());
         }
         let binaries = self.binaries(family)?;
-        let saved = run(&binaries.save, &["-t", table.as_str()], "").await?.success()?;
+        let saved = run(&binaries.save, &["-t", table], "").await?.success()?;
         Ok(Listing::parse(&saved))
     }
 

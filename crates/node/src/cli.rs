@@ -139,6 +139,11 @@ pub(crate) struct CheckOptions {
 
 #[derive(Debug, Args)]
 pub(crate) struct CleanupOptions {
+    /// Instead, remove what a kube-proxy that is gone has left: its chains in iptables, its tables
+    /// in nftables; refused while somebody else answers on kube-proxy's ports
+    #[arg(long)]
+    pub(crate) kube_proxy: bool,
+
     #[command(flatten)]
     pub(crate) log: LogOptions,
 }

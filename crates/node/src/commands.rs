@@ -11,6 +11,7 @@ use crate::cli::values::ServiceArgument;
 use crate::cli::{ExplainOptions, ListOptions, LogOptions, OutputFormat, RunOptions};
 use crate::error::Error;
 use crate::invocation::Settings;
+use crate::kube_proxy::presence;
 use crate::telemetry;
 
 /// Over this time `--rate` measures.
@@ -61,9 +62,20 @@ pub(crate) fn explain(options: &ExplainOptions) -> Result<(), Error> {
 }
 
 /// `streamvs cleanup`.
-pub(crate) fn cleanup(log: &LogOptions) -> Result<(), Error> {
+///
+/// With `--kube-proxy` it leaves an agent's own rules alone: switching over is done under one.
+pub(crate) fn cleanup(log: &LogOptions, of_kube_proxy: bool) -> Result<(), Error> {
     telemetry::init(log);
-    let removed = control_runtime()?.block_on(everything_removed())?;
+    let runtime = control_runtime()?;
+    let removed = if of_kube_proxy {
+        if let Some(port) = presence::kube_proxy_port() {
+            return Err(Error::KubeProxyRuns { port });
+        }
+        let removed = runtime.block_on(streamvs_capture::cleanup_kube_proxy());
+        removed.map_err(Error::Capture)?.iter().map(ToString::to_string).collect()
+    } else {
+        runtime.block_on(everything_removed())?
+    };
     let mut output = std::io::stdout().lock();
     for item in &removed {
         writeln!(output, "removed {item}").map_err(Error::Output)?;

@@ -35,6 +35,8 @@ pub(crate) enum Error {
     Admin(streamvs_admin::Error),
     /// Standard output is closed.
     Output(io::Error),
+    /// What kube-proxy left shall be removed, and it is there.
+    KubeProxyRuns { port: u16 },
     /// The Service asked about is not there.
     UnknownService,
     /// Something on this node is in the way.
@@ -76,6 +78,9 @@ impl fmt::Display for Error {
             }
             Self::Admin(source) => write!(f, "{source}"),
             Self::Output(source) => write!(f, "cannot write: {source}"),
+            Self::KubeProxyRuns { port } => {
+                write!(f, "kube-proxy answers on port {port}: remove it from this node first")
+            }
             Self::UnknownService => f.write_str("there is no such Service"),
             Self::NotFit { count } => {
                 write!(f, "this node is not fit: {count} findings say fail")
@@ -103,7 +108,11 @@ impl std::error::Error for Error {
             Self::KernelPath(source) => Some(source),
             Self::Watch(source) => Some(source),
             Self::Admin(source) => Some(source),
-            Self::UnknownService | Self::NotFit { .. } | Self::WorkerLost | Self::RulesLost => None,
+            Self::KubeProxyRuns { .. }
+            | Self::UnknownService
+            | Self::NotFit { .. }
+            | Self::WorkerLost
+            | Self::RulesLost => None,
         }
     }
 }

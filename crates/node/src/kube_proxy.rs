@@ -14,6 +14,7 @@ pub(crate) mod effective;
 pub(crate) mod file;
 pub(crate) mod kind;
 pub(crate) mod node;
+pub(crate) mod presence;
 pub(crate) mod settings;
 
 #[cfg(test)]

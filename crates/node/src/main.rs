@@ -51,13 +51,13 @@ fn main() -> ExitCode {
         Command::Run(options) if options.write_config_to.is_some() || options.init_only => {
             commands::instead_of_run(&options, &settings)
         }
-        Command::Run(options) if options.cleanup => commands::cleanup(&options.log),
+        Command::Run(options) if options.cleanup => commands::cleanup(&options.log, false),
         Command::Run(options) => app::run(*options, &notices, settings),
         Command::List(options) => commands::list(&options),
         Command::Top(options) => top::run(&options),
         Command::Explain(options) => commands::explain(&options),
         Command::Check(options) => check::check(&options),
-        Command::Cleanup(options) => commands::cleanup(&options.log),
+        Command::Cleanup(options) => commands::cleanup(&options.log, options.kube_proxy),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -279,3 +279,72 @@ fn beside_nftables_capture_follows_kube_proxys_mode() {
     knocks.fail_only_around(killed, OVER);
     assert_eq!(node.reached(), 1, "by connection, as kube-proxy balances");
 }
+
+/// What `streamvs cleanup --kube-proxy` on the node says, and whether it did it.
+fn clean_up_kube_proxy(node: &BesideKubeProxy) -> (bool, String) {
+    let mut command = node.scene.lab.node().command(streamvs_support::agent::program());
+    let output = command.args(["cleanup", "--kube-proxy"]).output().expect("streamvs starts");
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8_lossy(&said).into_owned())
+}
+
+#[test]
+fn kube_proxy_leaves_and_comes_back_without_a_failed_connection() {
+    needs_node!("nft");
+    let node = BesideKubeProxy::new();
+    let host = node.scene.lab.node();
+    host.output("iptables", &["-t", "mangle", "-N", "KUBE-KUBELET-CANARY"]);
+    node.kube_proxy_by_nftables();
+    let has_rules = || {
+        let rules = host.output("iptables-save", &[]) + &host.output("ip6tables-save", &[]);
+        let tables = host.output("nft", &["list", "tables"]);
+        rules.contains("KUBE-SERVICES")
+            || rules.contains("KUBE-SVC-")
+            || tables.contains("kube-proxy")
+    };
+    assert!(has_rules());
+    assert_eq!(node.reached(), 1, "kube-proxy alone");
+
+    let knocking = Knocking::start(node.scene.client(), address(&node.plain), FAST);
+    let began = Instant::now();
+    // Next to it: its ports are ours in this lab, so nobody else answers there.
+    let mut agent = node.agent(&["--iptables-sync-period", "1s"]);
+    assert_eq!(node.reached(), PODS.len(), "next to kube-proxy");
+    let (done, said) = clean_up_kube_proxy(&node);
+    assert!(done && said.contains("KUBE-SERVICES"), "{said}");
+    assert!(!has_rules(), "{said}");
+    assert_eq!(node.reached(), PODS.len(), "without kube-proxy");
+    let kept = host.output("iptables-save", &["-t", "mangle"]);
+    assert!(kept.contains("KUBE-KUBELET-CANARY"), "the kubelet's: {kept}");
+    let (done, said) = clean_up_kube_proxy(&node);
+    assert!(done && said == "nothing to remove\n", "{said}");
+
+    // And back.
+    node.kube_proxy_by_iptables();
+    assert!(agent.stop(PATIENCE).success(), "{}", agent.log());
+    assert_eq!(node.reached(), 1, "kube-proxy alone again");
+    let knocks = knocking.finish();
+    knocks.report("next to kube-proxy, without it, and back", began);
+    knocks.without_failure();
+}
+
+#[test]
+fn what_a_running_kube_proxy_needs_is_not_removed() {
+    needs_node!();
+    let node = BesideKubeProxy::new();
+    let host = node.scene.lab.node();
+    // Answers as kube-proxy does on its metrics port; the real one needs an API server.
+    let answers = host.run(|| std::net::TcpListener::bind("127.0.0.1:10249")).expect("is free");
+    let answering = host.spawn(move || {
+        let (mut socket, _) = answers.accept().expect("is asked");
+        let _ = socket.read(&mut [0; 1024]);
+        let answer = "HTTP/1.1 200 OK\r\nContent-Length: 8\r\nConnection: close\r\n\r\niptables";
+        let _ = socket.write_all(answer.as_bytes());
+    });
+    let (done, said) = clean_up_kube_proxy(&node);
+    // Had nobody asked, it would wait for ever.
+    let _ = host.run(|| TcpStream::connect("127.0.0.1:10249"));
+    answering.join().expect("was asked");
+    assert!(!done && said.contains("kube-proxy answers on port 10249"), "{said}");
+    assert!(host.output("iptables-save", &["-t", "nat"]).contains("KUBE-SVC-"));
+}

@@ -70,11 +70,6 @@ pub(crate) fn replace(ruleset: &Ruleset, contents: &Contents) -> String {
     text
 }
 
-/// Takes the table away.
-pub(crate) fn remove(family: Family) -> String {
-    format!("delete table {} {TABLE}\n", word(family))
-}
-
 /// Turns what the sets held into what they shall hold, in one transaction. Empty where nothing
 /// changes.
 pub(crate) fn change(have: &Contents, want: &Contents) -> String {
