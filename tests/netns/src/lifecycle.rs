@@ -181,7 +181,6 @@ fn check_repairs(capture: &str, damages: &[&str]) {
     for damage in damages {
         let words: Vec<&str> = damage.split(' ').collect();
         node.netns().output(words[0], &words[1..]);
-        assert!(!difference(&rules, &kernel_state(node)).is_empty(), "{damage} did something");
         let deadline = Instant::now() + PATIENCE;
         loop {
             let difference = difference(&rules, &kernel_state(node));
@@ -194,6 +193,7 @@ fn check_repairs(capture: &str, damages: &[&str]) {
         let report = Load::unary(address(&service), 1).calls(30).run(scene.client());
         report.without_failure();
     }
+    // Each did something. An audit may have mended it before we looked.
     let repairs = agent.metric("streamvs_capture_repairs_total", &[]);
     assert!(repairs.is_some_and(|repairs| repairs >= damages.len() as f64), "{repairs:?}");
 }
