@@ -1,7 +1,7 @@
 //! The gate: new connections are captured only while the data path is alive and well.
 //!
 //! The capture rules take a packet only if it carries a mark bit, which a small nf_tables table
-//! sets ([`table`](self::table)) on the first packet of each TCP connection. Without it the same
+//! sets ([`table`]) on the first packet of each TCP connection. Without it the same
 //! packet goes on to whoever is behind us: kube-proxy's chains, or kernel rules of our own. So
 //! there are three ways in which the gate shuts, and none needs us to do anything:
 //!

@@ -48,7 +48,7 @@
 //! # Which way it errs
 //!
 //! When something fails, what is in place stays: old endpoints rather than none. Nothing is taken
-//! away when the process ends, however it ends; [`cleanup`] does that.
+//! away when the process ends, however it ends; [`cleanup()`] does that.
 
 mod change;
 mod cleanup;
