@@ -217,7 +217,11 @@ fn notes(
 ) -> Vec<String> {
     let mut notes = Vec::new();
     if service.name.protocol != Protocol::Tcp {
-        notes.push(format!("{} is not carried here, kube-proxy keeps it", service.name.protocol));
+        notes.push(format!(
+            "{} does not pass through here: the kernel balances it, by kube-proxy's rules or, in \
+             its place, by ours",
+            service.name.protocol
+        ));
     }
     if let (Some(asked), Some(in_force)) = (service.scheduler.as_deref(), scheduler) {
         match asked.parse::<SchedulerName>() {

@@ -153,7 +153,9 @@ impl Desired {
             ranges.push(ip.into());
         }
         self.guarded.insert((ip, port, protocol));
-        self.allowed.extend(ranges.into_iter().map(|range| (ip, port, protocol, range)));
+        // nftables refuses ranges that overlap.
+        self.allowed
+            .extend(IpNet::aggregate(&ranges).into_iter().map(|range| (ip, port, protocol, range)));
     }
 
     fn serve_at_node(&mut self, port: u16, protocol: Protocol, service: &ServicePort) {
@@ -352,6 +354,8 @@ mod tests {
             ("of the other family", &["2001:db8::/32"], &[]),
             ("one", &["198.51.100.0/24"], &["198.51.100.0/24"]),
             ("with the node", &["192.0.2.0/24"], &["192.0.2.0/24", "203.0.113.1/32"]),
+            ("one in the other", &["198.18.0.0/15", "198.18.7.0/24"], &["198.18.0.0/15"]),
+            ("all, the node and the address too", &["0.0.0.0/0"], &["0.0.0.0/0"]),
         ] {
             let desired = external(|service| {
                 let ranges = ranges.iter().map(|range| range.parse().expect("a range"));

@@ -215,11 +215,13 @@ impl Gate {
             return;
         }
         // The rule that takes a heartbeat drops it, and the sender is told.
-        let taken = match self.heart.send(&[]) {
-            Err(error) => error.raw_os_error() == Some(libc::EPERM),
-            Ok(_) => false,
+        let beat = || self.heart.send(&[]).err().and_then(|error| error.raw_os_error());
+        let answer = match beat() {
+            // What the one before met while there was no table.
+            Some(libc::ECONNREFUSED) => beat(),
+            answer => answer,
         };
-        if !taken {
+        if answer != Some(libc::EPERM) {
             // Said once, until it is mended.
             if !self.lost.swap(true, Ordering::Relaxed) {
                 tracing::error!("the gate's table is gone, new connections are not captured");

@@ -28,13 +28,17 @@ const TABLES: [&str; 3] = ["nat", "filter", "mangle"];
 /// The kernel's own chains, from which kube-proxy jumps.
 const HOOKS: [&str; 5] = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"];
 
+/// Marks a packet, and masquerades what is marked.
+const MARK_MASQ: &str = "KUBE-MARK-MASQ";
+const POSTROUTING: &str = "KUBE-POSTROUTING";
+
 /// Chains of which there is one in a table.
 const CHAINS: [&str; 14] = [
     "KUBE-SERVICES",
     "KUBE-EXTERNAL-SERVICES",
     "KUBE-NODEPORTS",
-    "KUBE-POSTROUTING",
-    "KUBE-MARK-MASQ",
+    POSTROUTING,
+    MARK_MASQ,
     "KUBE-MARK-DROP",
     "KUBE-FORWARD",
     "KUBE-PROXY-FIREWALL",
@@ -97,6 +101,7 @@ fn leftovers(listing: &Listing) -> (Vec<&str>, Vec<&str>) {
     let mut chains: BTreeSet<&str> =
         listing.chains().filter(|chain| is_kube_proxys(chain)).collect();
     // What others still lead to stays, and what that leads to.
+    let had_mark = chains.contains(MARK_MASQ);
     loop {
         let needed: Vec<&str> = listing
             .chains()
@@ -111,6 +116,10 @@ fn leftovers(listing: &Listing) -> (Vec<&str>, Vec<&str>) {
         for chain in needed {
             chains.remove(chain);
         }
+    }
+    // A mark that others still set would mean nothing without the chain that masquerades by it.
+    if had_mark && !chains.contains(MARK_MASQ) {
+        chains.remove(POSTROUTING);
     }
     let jumps = HOOKS
         .into_iter()
@@ -148,6 +157,9 @@ mod tests {
              -A KUBE-SERVICES -d 10.96.0.1/32 -j KUBE-SVC-ABC\n\
              -A KUBE-SVC-ABC -j KUBE-SEP-ABC\n\
              -A KUBE-SEP-ABC -s 10.244.1.10/32 -j KUBE-MARK-MASQ\n\
+             :POSTROUTING ACCEPT [0:0]\n\
+             :KUBE-POSTROUTING - [0:0]\n\
+             -A POSTROUTING -j KUBE-POSTROUTING\n\
              -A KUBE-POD-FW-ABC -j KUBE-MARK-MASQ\n",
         );
         let (jumps, chains) = leftovers(&listing);

@@ -76,7 +76,11 @@ impl Nft {
     /// # Errors
     /// `nft` failed.
     pub(crate) async fn remove_tables(&self, name: &'static str) -> Result<Vec<Removed>, Error> {
-        let tables = self.tables().await?;
+        let tables = match self.tables().await {
+            // A kernel without nf_tables has none.
+            Err(Error::Failed { .. }) => return Ok(Vec::new()),
+            tables => tables?,
+        };
         let mut removed = Vec::new();
         for family in Family::BOTH {
             let table = format!("table {} {name}", render::word(family));

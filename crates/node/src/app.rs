@@ -81,7 +81,10 @@ async fn serve(options: RunOptions, settings: Settings, verbosity: Verbosity) ->
     let programming = Arc::new(Programming::new(Arc::clone(&metrics)));
     let handed_over = match options.handover {
         HandoverMode::Off => None,
-        HandoverMode::Exit | HandoverMode::Stay => handover::find(&options.admin_socket).await,
+        HandoverMode::Exit | HandoverMode::Stay => tokio::select! {
+            found = handover::find(&options.admin_socket) => found,
+            () = signals.stop() => return Ok(()),
+        },
     };
     let (predecessor, inherited) = handed_over.unzip();
     let Inherited { listeners, doors } = inherited.unwrap_or_default();
@@ -119,7 +122,7 @@ async fn serve(options: RunOptions, settings: Settings, verbosity: Verbosity) ->
         on_refused: config::count_refusals(&metrics),
         drain: draining,
         gate: gate.clone(),
-        leaving,
+        leaving: leaving.clone(),
         departing,
     };
 
@@ -163,7 +166,8 @@ async fn serve(options: RunOptions, settings: Settings, verbosity: Verbosity) ->
                 streamvs_watch::manifests(config, publish).await
             }
             Source::Kubernetes(config) => {
-                streamvs_watch::kubernetes(config, |update| publication.take(update)).await
+                let take = |update| publication.take(update);
+                streamvs_watch::kubernetes(config, leaving, take).await
             }
         }
     };
@@ -286,7 +290,8 @@ async fn serve(options: RunOptions, settings: Settings, verbosity: Verbosity) ->
         tracing::error!(error = %error, "cannot remove all rules, run `streamvs cleanup`");
     }
     if let Some(doors) = doors {
-        doors.close(Closing::Remove).await;
+        // A successor that was on its way has the socket, and needs its file.
+        doors.close(if giving.is_some() { Closing::Leave } else { Closing::Remove }).await;
     }
     tracing::info!("stopped");
     failed.map_or(Ok(()), Err)

@@ -36,7 +36,7 @@ pub(crate) struct Wish {
 enum Unfit {
     /// Nobody says which addresses pods have.
     Unknown,
-    /// No reserved range is as large as theirs, or it is the same.
+    /// No reserved range has a part left that is as large as theirs, or it is the same.
     NoRange(IpNet),
 }
 
@@ -49,7 +49,7 @@ impl fmt::Display for Unfit {
             ),
             Self::NoRange(pods) => write!(
                 f,
-                "no range of --client-ip-ranges is as large as the pods' {pods} and apart from it"
+                "no part of --client-ip-ranges is left as large as the pods' {pods} and apart from it"
             ),
         }
     }
@@ -70,10 +70,12 @@ impl Wish {
         if pods.is_empty() {
             unfit.push(Unfit::Unknown);
         }
-        let mut aliases = BTreeSet::new();
+        // In the order in which the ranges were given, so that one that is added moves no other.
+        let mut aliases: Vec<Alias> = Vec::new();
         for &pods in pods {
-            match self.reserve.iter().find_map(|&reserve| Alias::new(pods, reserve)) {
-                Some(alias) => drop(aliases.insert(alias)),
+            let parts = self.reserve.iter();
+            match parts.copied().find_map(|reserve| Alias::beside(pods, reserve, &aliases)) {
+                Some(alias) => aliases.push(alias),
                 None => unfit.push(Unfit::NoRange(pods)),
             }
         }
@@ -81,7 +83,7 @@ impl Wish {
         for reason in unfit.iter().filter(|reason| !told.contains(reason)) {
             tracing::warn!(%reason, "endpoints see the node's address instead of the client's");
         }
-        aliases
+        aliases.into_iter().collect()
     }
 }
 
@@ -162,6 +164,12 @@ mod tests {
         );
         let flag = [net("192.0.2.0/25")];
         assert_eq!(of(true, &flag, &snapshot), [(flag[0], net("198.18.0.0/25"))]);
+        let two = [net("10.244.5.0/26"), net("10.244.9.64/26")];
+        assert_eq!(
+            of(true, &two, &snapshot),
+            [(two[0], net("198.18.0.0/26")), (two[1], net("198.18.0.64/26"))],
+            "no pod is taken for one of another range"
+        );
         assert_eq!(of(false, &flag, &snapshot), []);
         assert_eq!(of(true, &[], &Snapshot::default()), []);
     }

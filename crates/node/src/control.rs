@@ -220,7 +220,7 @@ impl Rules {
                         // Somebody else had them meanwhile.
                         Some(installed) => {
                             self.audit(installed).await;
-                            self.update(installed).await;
+                            self.update(installed, &ordered).await;
                         }
                         None => installed = self.install(&mut ordered).await?,
                     }
@@ -264,7 +264,7 @@ impl Rules {
                         // The process ends; its last order comes or has come.
                         return ordered.changed().await;
                     }
-                    self.update(installed).await;
+                    self.update(installed, ordered).await;
                 }
                 _ = audit.tick() => self.audit(installed).await,
             }
@@ -320,8 +320,9 @@ impl Rules {
         Ok(Installed { capture, captured: desired, kernel_path })
     }
 
-    /// Brings the kernel to the newest table, however often that fails.
-    async fn update(&mut self, installed: &mut Installed) {
+    /// Brings the kernel to the newest table, however often that fails, unless there is another
+    /// order.
+    async fn update(&mut self, installed: &mut Installed, ordered: &Ordered) {
         loop {
             let Some(target) = self.target.borrow_and_update().clone() else {
                 return;
@@ -340,7 +341,10 @@ impl Rules {
                 }
                 Err(error) => {
                     tracing::error!(error = %error, "cannot update the kernel's rules, trying again");
-                    tokio::time::sleep(RETRY_PAUSE).await;
+                    tokio::select! {
+                        () = ordered.pending() => return,
+                        () = tokio::time::sleep(RETRY_PAUSE) => {}
+                    }
                 }
             }
         }

@@ -66,6 +66,11 @@ impl Ordered {
         let _ = self.order.changed().await;
     }
 
+    /// The same, without taking note: whoever waits for it next has it too.
+    pub(crate) async fn pending(&self) {
+        let _ = self.order.clone().changed().await;
+    }
+
     /// The order of now. Where nobody gives any more, the process ends without a word, and the
     /// rules stay as after a crash.
     pub(crate) fn now(&mut self) -> Order {

@@ -3,7 +3,6 @@
 //! One pure function of the joined endpoints, the policy and this node's zone. Both policies are
 //! decided for each ServicePort, apart from each other: the ClusterIP may be under one, and what
 //! comes from outside under the other.
-
 //!
 //! | policy | first | only if that is empty | if both are |
 //! | --- | --- | --- | --- |

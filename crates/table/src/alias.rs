@@ -33,6 +33,19 @@ impl Alias {
         Some(Self { clients, aliases })
     }
 
+    /// The same with the first part of `reserve` that shares no address with those taken. None
+    /// also where no such part is left.
+    pub fn beside(clients: IpNet, reserve: IpNet, taken: &[Self]) -> Option<Self> {
+        let first = Self::new(clients, reserve)?;
+        let is_free = |part: &IpNet| {
+            let shares =
+                |other: &Self| other.aliases.contains(part) || part.contains(&other.aliases);
+            !taken.iter().any(shares)
+        };
+        let aliases = reserve.trunc().subnets(first.aliases.prefix_len()).ok()?.find(is_free)?;
+        Some(Self { aliases, ..first })
+    }
+
     /// The family of both.
     pub fn family(&self) -> Family {
         Family::of(self.clients.addr())
@@ -129,6 +142,25 @@ mod tests {
         ] {
             assert_eq!(Alias::new(net(clients), net(reserve)), None, "{clients} {reserve}");
         }
+    }
+
+    #[test]
+    fn no_two_ranges_of_clients_share_an_alias() {
+        let reserve = net("198.18.0.0/24");
+        let mut taken = Vec::new();
+        for (clients, aliases) in [
+            ("10.244.5.0/26", Some("198.18.0.0/26")),
+            ("10.244.9.64/26", Some("198.18.0.64/26")),
+            ("10.244.7.0/25", Some("198.18.0.128/25")),
+            ("10.244.9.128/26", None),
+        ] {
+            let alias = Alias::beside(net(clients), reserve, &taken);
+            assert_eq!(alias.map(|alias| alias.aliases()), aliases.map(net), "{clients}");
+            taken.extend(alias);
+        }
+        let around = Alias::new(net("192.0.2.0/24"), net("198.18.0.0/16")).expect("fits");
+        let beside = Alias::beside(net("10.244.0.0/28"), net("198.18.0.0/16"), &[around]);
+        assert_eq!(beside.map(|alias| alias.aliases()), Some(net("198.18.1.0/28")));
     }
 
     #[test]

@@ -29,7 +29,9 @@ mod pace;
 mod server;
 
 use std::convert::Infallible;
+use std::future::pending;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -37,7 +39,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use streamvs_resolve::{Changes, Config};
 use streamvs_table::Snapshot;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{self, JoinSet};
 use tokio::time::sleep_until;
 
@@ -123,7 +125,8 @@ pub enum NodeStatus {
     },
 }
 
-/// Watches the API server for ever, and tells of each change.
+/// Watches the API server for ever, and tells of each change. When `succeeded` turns true, the
+/// state file is another agent's, and nothing is saved any more.
 ///
 /// # Errors
 /// It is not said how to reach the server, or wrongly, at the start. A server that is away, refuses
@@ -132,6 +135,7 @@ pub enum NodeStatus {
 /// Cancel safety: dropping the future ends all requests, and saves the newest table.
 pub async fn kubernetes(
     config: KubernetesConfig,
+    mut succeeded: watch::Receiver<bool>,
     mut tell: impl FnMut(Update),
 ) -> Result<Infallible, Error> {
     let KubernetesConfig { access, resolver, state_file } = config;
@@ -144,7 +148,7 @@ pub async fn kubernetes(
     };
 
     let (reports, mut reported) = mpsc::channel(QUEUE);
-    let saver = state_file.clone().map(|path| {
+    let mut saver = state_file.clone().map(|path| {
         // A report that finds the queue full, or nobody there, is not worth waiting for.
         Saver::start(path, place.clone(), move |report| drop(reports.try_send(report)))
     });
@@ -159,6 +163,11 @@ pub async fn kubernetes(
         Some(path) => restore(path, place).await,
         None => None,
     };
+    let mut succeeded = pin!(async {
+        if succeeded.wait_for(|succeeded| *succeeded).await.is_err() {
+            pending().await
+        }
+    });
     loop {
         let now = Instant::now();
         let restore_at = started + PATIENCE;
@@ -194,6 +203,11 @@ pub async fn kubernetes(
             message = messages.recv() => {
                 let message = message.expect("`sender` lives as long");
                 cluster.take(message, Instant::now(), &mut tell);
+            }
+            () = &mut succeeded, if saver.is_some() => {
+                if let Some(saver) = saver.take() {
+                    saver.forget();
+                }
             }
             Some(report) = reported.recv() => tell(Update::Saved(report)),
             () = sleep_until(wake.unwrap_or(now).into()), if wake.is_some() => {}

@@ -1,6 +1,7 @@
 //! Aim: what a change costs does not depend on how many other Services there are.
-//! Method: one EndpointSlice changes in tables of 100 and of 10,000 Services; the way from the
-//! object to the plan is gone, and an allocator counts what was asked of it. Bytes, not time: they are the same on every machine.
+//! Method: one EndpointSlice changes in tables of 100 and of 10,000 Services, all the way from the
+//! object to the plan, and an allocator counts what was asked of it. Bytes, not time: they are the
+//! same on every machine.
 #![allow(unsafe_code)] // An allocator cannot be written without.
 
 use std::alloc::{GlobalAlloc, Layout, System};

@@ -50,7 +50,7 @@ impl Watched {
             host.block_on(|| async {
                 let tell = |update| drop(sender.send(update));
                 tokio::select! {
-                    Err(error) = kubernetes(config, tell) => panic!("{error}"),
+                    Err(error) = kubernetes(config, tokio::sync::watch::channel(false).1, tell) => panic!("{error}"),
                     _ = stopped => {}
                 }
             });

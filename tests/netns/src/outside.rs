@@ -233,6 +233,8 @@ fn source_ranges_let_in_whom_they_name(capture: &[&str]) {
     expect(scene.client(), load_balancer, Got::Served, "in the range");
     expect(scene.lab.outside(), node_port, Got::Served, "node ports are not filtered");
     expect(scene.lab.outside(), load_balancer, Got::Silence, "not in the range");
+    publish(&scene, "Cluster", &["0.0.0.0/0", "10.244.1.0/24"], Endpoints::Here);
+    expect(scene.lab.outside(), load_balancer, Got::Served, "ranges that overlap");
     publish(&scene, "Cluster", &[], Endpoints::Here);
     expect(scene.lab.outside(), load_balancer, Got::Served, "no range");
 }

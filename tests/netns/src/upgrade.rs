@@ -321,6 +321,7 @@ fn a_successor_that_dies_before_it_serves_leaves_all_as_it_was() {
         successor.signal(signal);
         eventually("the successor has ended", PATIENCE, || successor.ended().is_some());
         load.advance(100);
+        assert!(line.socket.exists(), "the admin socket is the old one's, {signal}");
     }
     eventually("the old one knows", PATIENCE, || {
         old.log().matches("did not take over, going on").count() == 2

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::{Columns, ServiceView, render_text};
+use super::{Columns, EndpointView, ServiceView, render_text};
 
 /// How much room there is. None: no bound.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -67,9 +67,16 @@ pub fn render_top(
 impl Work {
     fn between(before: Option<&ServiceView>, now: &ServiceView) -> Self {
         // A total that went down began anew in between.
-        let more = |of: &dyn Fn(&ServiceView) -> u64| {
-            let (before, now) = (before.map_or(0, of), of(now));
-            now.checked_sub(before).unwrap_or(now)
+        let more = |before: u64, now: u64| now.checked_sub(before).unwrap_or(now);
+        let streams_before = |now: &EndpointView| {
+            let mut endpoints = before.iter().flat_map(|before| &before.endpoints);
+            let is_same =
+                |before: &&EndpointView| (before.address, before.port) == (now.address, now.port);
+            endpoints.find(is_same).map_or(0, |before| before.streams)
+        };
+        let connections = |service: &ServiceView| {
+            let each = &service.connections;
+            each.http2 + each.tcp + each.tls
         };
         let endpoints = now.endpoints.iter();
         let active = endpoints
@@ -78,11 +85,13 @@ impl Work {
             })
             .sum();
         Self {
-            streams: more(&|service| service.endpoints.iter().map(|each| each.streams).sum()),
-            connections: more(&|service| {
-                let each = &service.connections;
-                each.http2 + each.tcp + each.tls
-            }),
+            // One by one, as an endpoint that left took its total along.
+            streams: now
+                .endpoints
+                .iter()
+                .map(|endpoint| more(streams_before(endpoint), endpoint.streams))
+                .sum(),
+            connections: more(before.map_or(0, connections), connections(now)),
             active,
         }
     }
@@ -136,6 +145,20 @@ mod tests {
         after.push(first);
         let text = render_top(&before, after, Duration::from_secs(1), Room::default());
         assert!(text.find("shop/zzz:grpc") < text.find("shop/cart:grpc"), "{text}");
+    }
+
+    #[test]
+    fn an_endpoint_that_leaves_takes_its_total_along() {
+        let (mut before, mut after) = samples();
+        for (samples, total) in [(&mut before, 5000), (&mut after, 5001)] {
+            let cart = samples.iter_mut().find(|service| service.name == "cart").expect("there");
+            cart.endpoints.iter_mut().for_each(|endpoint| endpoint.streams = total);
+        }
+        let cart = after.iter_mut().find(|service| service.name == "cart").expect("there");
+        let left = cart.endpoints.len() - 1;
+        cart.endpoints.truncate(left);
+        let text = render_top(&before, after, Duration::from_secs(1), Room::default());
+        assert!(text.contains(&format!(" {left}.0 streams/s")), "{text}");
     }
 
     #[test]

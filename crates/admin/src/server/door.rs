@@ -45,6 +45,7 @@ pub(super) async fn run(
     routes: Router,
     mut stopped: watch::Receiver<Option<Closing>>,
 ) {
+    listener.own_file();
     let mut connections = Connections::default();
     let closing = loop {
         // The stop wins; ended connections are reaped whenever there is nothing else to do.

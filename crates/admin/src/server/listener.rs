@@ -86,7 +86,10 @@ impl Listener {
             // It was bound under its draft's name, so only who asked there knows its place.
             Place::Unix(path) => {
                 let listener = UnixListener::from_std(door.into()).ok()?;
-                Some(Self::Unix(listener, SocketFile::of(path).ok()?))
+                let mut inherited = Self::Unix(listener, SocketFile::of(path).ok()?);
+                // The predecessor's until we serve.
+                inherited.leave_file();
+                Some(inherited)
             }
         }
     }
@@ -104,6 +107,13 @@ impl Listener {
     pub(super) fn leave_file(&mut self) {
         if let Self::Unix(_, file) = self {
             file.left = true;
+        }
+    }
+
+    /// Removes the file at the end, because we serve it.
+    pub(super) fn own_file(&mut self) {
+        if let Self::Unix(_, file) = self {
+            file.left = false;
         }
     }
 

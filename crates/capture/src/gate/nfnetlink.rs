@@ -170,9 +170,11 @@ impl Channel {
     /// The kernel refused a message, and did none of them.
     pub(super) fn commit(&self, mut batch: Batch) -> io::Result<()> {
         batch.append(BATCH_END, REQUEST, 0, NFTABLES, |_| {});
+        let mut answer = [0; 8192];
+        // The kernel answers each message of a batch that it refuses, and we heard the first.
+        while recv(self.socket.as_raw_fd(), &mut answer, MsgFlags::MSG_DONTWAIT).is_ok() {}
         send(self.socket.as_raw_fd(), &batch.octets, MsgFlags::empty())?;
         let mut left = batch.message_count;
-        let mut answer = [0; 8192];
         while left > 0 {
             let length = recv(self.socket.as_raw_fd(), &mut answer, MsgFlags::empty())?;
             left = left.saturating_sub(acknowledged(&answer[..length])?);

@@ -14,7 +14,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use bytes::Bytes;
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
@@ -143,6 +143,9 @@ fn receive_with(
         if let RecvAncillaryMessage::ScmRights(received) = message {
             descriptors.extend(received);
         }
+    }
+    if received.flags.contains(ReturnFlags::CTRUNC) {
+        tracing::warn!("descriptors were lost on the way: too many are open, or it is forbidden");
     }
     Ok(received.bytes)
 }

@@ -128,7 +128,11 @@ impl Predecessor {
         loop {
             match self.0.receive().await {
                 Ok(Some(frame)) => {
-                    if let (Some(passed), Some(worker)) = (message::passed(frame), in_turn.next()) {
+                    let passed = message::passed(frame);
+                    if passed.is_none() {
+                        tracing::warn!("a message that is no connection is left out");
+                    }
+                    if let (Some(passed), Some(worker)) = (passed, in_turn.next()) {
                         count += 1;
                         // A worker that has ended takes none: then so do we, soon.
                         let _ = worker.send(passed);

@@ -62,7 +62,8 @@ const fn setting(
 
 const AT_ONCE: &str = "changes of endpoints apply at once; the kernel gets only what differs";
 const CONNTRACK: &str = "kernel-wide limits are left to kube-proxy or to sysctl";
-const UDP: &str = "UDP is not carried here, kube-proxy keeps it";
+const UDP: &str =
+    "UDP is kube-proxy's, or the kernel's with --kube-proxy-replacement, by its own time-outs";
 const LOCAL: &str = "pods are told by their addresses: --cluster-cidr, --pod-cidrs, or the Node's \
                      pod ranges";
 const SNAT: &str = "of the node's addresses endpoints see the one the kernel takes";

@@ -7,6 +7,7 @@ use std::pin::pin;
 
 use streamvs_table::{Protocol, ServiceName};
 use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::*;
@@ -66,7 +67,7 @@ fn watching(config: KubernetesConfig) -> (JoinSet<()>, UnboundedReceiver<Update>
     let mut tasks = JoinSet::new();
     tasks.spawn(async move {
         let tell = |update| drop(updates.send(update));
-        let Err(error) = kubernetes(config, tell).await;
+        let Err(error) = kubernetes(config, watch::channel(false).1, tell).await;
         panic!("{error}");
     });
     (tasks, received)
@@ -135,7 +136,7 @@ async fn a_start_without_saying_where_the_server_is_is_refused_with_what_is_need
     let refused = async |access: Access| {
         let config = KubernetesConfig { access, ..config("", None) };
         let told = |update| panic!("{update:?}");
-        let watching = pin!(kubernetes(config, told));
+        let watching = pin!(kubernetes(config, watch::channel(false).1, told));
         let Err(error) = timeout(Duration::from_secs(5), watching).await.expect("it ends");
         error.to_string()
     };

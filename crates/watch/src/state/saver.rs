@@ -66,6 +66,11 @@ impl Saver {
         self.slot.lock().state = Some(state);
         self.slot.changed.notify_one();
     }
+
+    /// Ends the thread without what was not saved yet.
+    pub(crate) fn forget(self) {
+        self.slot.lock().state = None;
+    }
 }
 
 impl Drop for Saver {

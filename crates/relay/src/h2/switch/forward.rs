@@ -161,7 +161,7 @@ impl Switch {
                 Turn::Done => {}
                 Turn::Again => {
                     if let Some(sink) = self.connections.get_mut(key) {
-                        sink.ready.push_back(client, exchange);
+                        sink.ready.push_again(client, exchange);
                     }
                 }
                 Turn::Blocked => {

@@ -28,8 +28,7 @@ impl Turns {
         self.ring.is_empty()
     }
 
-    /// Puts a stream of `client` behind its others. Takes as long as there are clients, but not
-    /// for a stream that has just had its turn: its client is last.
+    /// Puts a stream of `client` behind its others. Takes as long as there are clients.
     pub(super) fn push_back(&mut self, client: ConnectionKey, exchange: ExchangeKey) {
         if let Some((_, streams)) = self.ring.iter_mut().rev().find(|(other, _)| *other == client) {
             return streams.push_back(exchange);
@@ -37,6 +36,18 @@ impl Turns {
         let mut streams = self.spare.pop().unwrap_or_default();
         streams.push_back(exchange);
         self.ring.push_back((client, streams));
+    }
+
+    /// The same for what [`Turns::pop_front`] has just given: its client is last, or has left.
+    pub(super) fn push_again(&mut self, client: ConnectionKey, exchange: ExchangeKey) {
+        match self.ring.back_mut() {
+            Some((last, streams)) if *last == client => streams.push_back(exchange),
+            _ => {
+                let mut streams = self.spare.pop().unwrap_or_default();
+                streams.push_back(exchange);
+                self.ring.push_back((client, streams));
+            }
+        }
     }
 
     /// The next stream; its client has its next turn after all others.
@@ -99,7 +110,7 @@ mod tests {
         for _ in 0..8 {
             let (client, stream) = turns.pop_front().expect("all come back");
             order.push(streams.iter().position(|other| *other == stream).expect("known"));
-            turns.push_back(client, stream);
+            turns.push_again(client, stream);
         }
         assert_eq!(order, [0, 4, 1, 4, 2, 4, 3, 4]);
     }

@@ -7,7 +7,7 @@ use crate::h2::switch::exchange::Exchange;
 #[test]
 fn state_of_a_connection_and_of_a_stream_is_small() {
     let sizes = (size_of::<Connection>(), size_of::<Exchange>());
-    assert!(sizes.0 <= 672 && sizes.1 <= 512, "{sizes:?} octets");
+    assert!(sizes.0 <= 640 && sizes.1 <= 512, "{sizes:?} octets");
 }
 
 #[test]
