@@ -76,7 +76,7 @@ impl KernelPath {
             doubtful: true,
         };
         let script_bytes = path.settle(&snapshot).await?;
-        let flows_deleted = path.forget_flows(&Snapshot::default(), &snapshot).await;
+        let flows_deleted = forget_flows(&path.families, &Snapshot::default(), &snapshot).await;
         path.snapshot = snapshot;
         Ok((path, Applied { script_bytes, flows_deleted }))
     }
@@ -93,11 +93,9 @@ impl KernelPath {
             None => self.settle(&snapshot).await?,
         };
         let before = std::mem::replace(&mut self.snapshot, Arc::clone(&snapshot));
-        let flows_deleted = if udp_differs(&before, &snapshot) {
-            self.forget_flows(&before, &snapshot).await
-        } else {
-            0
-        };
+        let mut concerned = self.families.clone();
+        concerned.retain(|family| udp_differs(&before, &snapshot, *family));
+        let flows_deleted = forget_flows(&concerned, &before, &snapshot).await;
         Ok(Applied { script_bytes, flows_deleted })
     }
 
@@ -195,21 +193,23 @@ impl KernelPath {
         self.doubtful = false;
         Ok(script.len())
     }
+}
 
-    /// Deletes the UDP flows that lead to what is no endpoint any more. A failure is logged: the
-    /// flows end by themselves when they are silent for long enough.
-    async fn forget_flows(&self, before: &Snapshot, after: &Snapshot) -> usize {
-        let mut deleted = 0;
-        for family in self.families.iter().copied() {
-            let forgotten =
-                conntrack::forget(family, |flow| conntrack::is_stale(flow, before, after));
-            match forgotten.await.map_err(Error::Conntrack) {
-                Ok(count) => deleted += count,
-                Err(error) => tracing::error!(%error, "clients may go on to removed endpoints"),
-            }
+/// Deletes the UDP flows that lead to what is no endpoint any more. A failure is logged: the
+/// flows end by themselves when they are silent for long enough.
+///
+/// To list the flows of a family costs a walk over the kernel's whole hash table, however few
+/// they are, so only families that may have stale ones are listed.
+async fn forget_flows(families: &[Family], before: &Snapshot, after: &Snapshot) -> usize {
+    let mut deleted = 0;
+    for family in families.iter().copied() {
+        let forgotten = conntrack::forget(family, |flow| conntrack::is_stale(flow, before, after));
+        match forgotten.await.map_err(Error::Conntrack) {
+            Ok(count) => deleted += count,
+            Err(error) => tracing::error!(%error, "clients may go on to removed endpoints"),
         }
-        deleted
     }
+    deleted
 }
 
 /// The ServicePorts that are gone or changed, and those that are new or changed. Costs as
@@ -241,10 +241,13 @@ fn missing_from<'a>(
     these.iter().filter(missing).map(Arc::as_ref)
 }
 
-/// True where a UDP ServicePort differs.
-fn udp_differs(before: &Snapshot, after: &Snapshot) -> bool {
+/// True where a UDP ServicePort with a ClusterIP of a family differs.
+fn udp_differs(before: &Snapshot, after: &Snapshot, family: Family) -> bool {
     let (left, joined) = difference(before, after);
-    left.iter().chain(&joined).any(|port| port.name.protocol == Protocol::Udp)
+    let concerned = |port: &&ServicePort| {
+        port.name.protocol == Protocol::Udp && port.cluster_ip(family).is_some()
+    };
+    left.iter().chain(&joined).any(concerned)
 }
 
 /// `total - old + new`, without what comes to nothing.
