@@ -228,6 +228,11 @@ impl Health {
         self.state().families.get(family).times
     }
 
+    /// What `/livez` would say, without an answer to count.
+    pub(crate) fn is_fresh(&self, now: Moment) -> bool {
+        self.body(now).0.healthy
+    }
+
     /// Answers a probe and counts the answer.
     pub fn answer(&self, probe: Probe, now: Moment) -> Answer {
         let (body, node) = self.body(now);

@@ -9,6 +9,7 @@
 //! ```text
 //!            0.0.0.0:10256   /healthz /livez                          kube-proxy's contract
 //!  Server -- 127.0.0.1:10249 /metrics /metrics/slis /proxyMode /healthz /livez ...
+//!            spec.healthCheckNodePort of a Service                    its endpoints on this node
 //!            admin.sock      /services /explain /metrics /healthz /livez /handover   root only
 //! ```
 
@@ -22,6 +23,7 @@ pub mod metrics;
 mod pages;
 mod routes;
 mod server;
+pub mod service_health;
 #[cfg(test)]
 mod testing;
 

@@ -3,7 +3,7 @@
 //! A door that cannot be opened does not keep the agent from its work: it is tried again every
 //! [`RETRY`], as kube-proxy does, unless the operator asked to fail instead.
 
-mod door;
+pub(crate) mod door;
 mod listener;
 
 use std::io;

@@ -35,6 +35,7 @@ use crate::orders::{self, Order, Orders};
 use crate::privileges;
 use crate::programming::Programming;
 use crate::reload::Reload;
+use crate::service_health;
 use crate::telemetry::{self, Verbosity};
 use crate::workers::{self, Workers};
 
@@ -128,6 +129,7 @@ async fn serve(options: RunOptions, settings: Settings, verbosity: Verbosity) ->
 
     let (target, target_changed) = watch::channel(None);
     let first_table = target_changed.clone();
+    let (tables, table_changed) = watch::channel(Arc::default());
     let rules = Rules {
         config: config::capture(&options, gate.as_deref().map(Gate::bit)),
         gate,
@@ -149,6 +151,7 @@ async fn serve(options: RunOptions, settings: Settings, verbosity: Verbosity) ->
     let mut publication = Publication {
         plans: Rc::clone(&plans),
         target,
+        tables,
         kernel_balances: options.kube_proxy_replacement,
         health: Arc::clone(&health),
         metrics: Arc::clone(&metrics),
@@ -156,6 +159,10 @@ async fn serve(options: RunOptions, settings: Settings, verbosity: Verbosity) ->
         service_cidrs: Vec::new(),
         client_ip: config::client_ip(&options),
         reach: config::reach(&options),
+    };
+    let events = match &source {
+        Source::Manifests(_) => None,
+        Source::Kubernetes(config) => Some(config.clone()),
     };
     let watching = async {
         match source {
@@ -191,6 +198,7 @@ async fn serve(options: RunOptions, settings: Settings, verbosity: Verbosity) ->
     let mut unstarted = Some((listeners, shared));
     let mut unopened = Some(server);
     let mut doors = None;
+    let mut health_ports = None;
     let mut workers = Workers::none();
     let mut giving = None;
     let mut deadline = None;
@@ -206,6 +214,10 @@ async fn serve(options: RunOptions, settings: Settings, verbosity: Verbosity) ->
             predecessor = &mut taking, if unstarted.is_none() && unopened.is_some() => {
                 let Some(server) = unopened.take() else { continue };
                 doors = Some(Doors::open(server, admin.clone()));
+                let (tables, health) = (table_changed.clone(), Arc::clone(&admin.health));
+                let reach = config::reach(&options);
+                health_ports = config::answers_health_checks(&options)
+                    .then(|| service_health::start(tables, health, reach, events.clone()));
                 if let Some(predecessor) = predecessor {
                     tokio::spawn(predecessor.take_connections(workers.arrivals()));
                 }
@@ -241,7 +253,8 @@ async fn serve(options: RunOptions, settings: Settings, verbosity: Verbosity) ->
     };
     // Agents that want to take over from now on are told to wait until we are gone, as is the one
     // that has our sockets already: it knows by its connection, which ends with this function.
-    drop((successors, spares));
+    // Load balancers leave a node that stops; of a successor they notice nothing.
+    drop((successors, spares, health_ports));
     let failed = match ending {
         Ending::HandedOver(channel) => {
             tracing::info!("handed over");

@@ -144,6 +144,12 @@ pub(crate) enum Source {
     Kubernetes(KubernetesConfig),
 }
 
+/// Health check node ports are ours: beside a kube-proxy that knows the same Services they are its,
+/// and whoever came second could not have them.
+pub(crate) fn answers_health_checks(options: &RunOptions) -> bool {
+    options.kube_proxy_replacement || options.service_proxy_name.is_some()
+}
+
 pub(crate) fn source(options: &RunOptions, node_name: Arc<str>) -> Source {
     let resolver = streamvs_resolve::Config {
         node_name,

@@ -78,6 +78,8 @@ pub(crate) struct Target {
 pub(crate) struct Publication {
     pub(crate) plans: Rc<Plans>,
     pub(crate) target: watch::Sender<Option<Target>>,
+    /// For those who follow the table itself.
+    pub(crate) tables: watch::Sender<Arc<Snapshot>>,
     /// The kernel balances too, so that it has to be told of endpoints.
     pub(crate) kernel_balances: bool,
     pub(crate) health: Arc<Health>,
@@ -129,6 +131,7 @@ impl Publication {
         let before = Arc::clone(self.plans.publisher.current().snapshot());
         self.plans.publish(Arc::clone(&snapshot), started);
         self.metrics.table_swapped(started.elapsed());
+        self.tables.send_replace(Arc::clone(&snapshot));
         let first_of_source = self.health.table_source() != Some(source);
         self.health.set_table_source(source);
         let (generation, service_port_count) =

@@ -23,6 +23,7 @@ mod privileges;
 mod programming;
 mod reach;
 mod reload;
+mod service_health;
 mod telemetry;
 mod top;
 mod workers;

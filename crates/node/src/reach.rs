@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use streamvs_table::{NodeFacts, Snapshot};
@@ -40,6 +40,12 @@ impl Reach {
         apart(ranges.collect())
     }
 
+    /// Where health check node ports are served: an unspecified address stands for all of its
+    /// family. Empty where none is known, which kube-proxy takes for all.
+    pub(crate) fn health_addresses(&self, node: &NodeFacts) -> BTreeSet<IpAddr> {
+        addresses_in(&self.node_ranges(node), &addresses_of_node())
+    }
+
     /// Says once, in the log, that there are node ports and no address to serve them at.
     pub(crate) fn tell_of_no_address(&self, snapshot: &Snapshot) {
         let is_primary = self.node_ports.contains(&NodePortAddresses::Primary);
@@ -58,6 +64,28 @@ impl Reach {
     }
 }
 
+/// The addresses to bind for ranges, of which `there` are the node's.
+fn addresses_in(ranges: &BTreeSet<IpNet>, there: &[IpAddr]) -> BTreeSet<IpAddr> {
+    let places = ranges.iter().flat_map(|range| {
+        if range.prefix_len() == 0 || range.prefix_len() == range.max_prefix_len() {
+            return vec![range.addr()];
+        }
+        there.iter().copied().filter(|ip| range.contains(ip)).collect()
+    });
+    places.collect()
+}
+
+/// What the kernel says of this node's interfaces; nothing where it says nothing.
+fn addresses_of_node() -> Vec<IpAddr> {
+    let Ok(interfaces) = nix::ifaddrs::getifaddrs() else { return Vec::new() };
+    let addresses = interfaces.filter_map(|interface| {
+        let address = interface.address?;
+        let v4 = address.as_sockaddr_in().map(|address| IpAddr::from(address.ip()));
+        v4.or_else(|| address.as_sockaddr_in6().map(|address| IpAddr::from(address.ip())))
+    });
+    addresses.collect()
+}
+
 /// The kernel's sets refuse ranges that overlap.
 fn apart(ranges: Vec<IpNet>) -> BTreeSet<IpNet> {
     IpNet::aggregate(&ranges).into_iter().collect()
@@ -66,6 +94,24 @@ fn apart(ranges: Vec<IpNet>) -> BTreeSet<IpNet> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn health_checks_are_answered_at_the_nodes_addresses_in_the_ranges() {
+        let ip = |text: &str| -> IpAddr { text.parse().expect("an address") };
+        let there = ["127.0.0.1", "192.0.2.1", "192.0.2.9", "::1", "2001:db8::1"].map(ip);
+        for (ranges, expected) in [
+            ("0.0.0.0/0 ::/0", "0.0.0.0 ::"),
+            ("192.0.2.7/32", "192.0.2.7"),
+            ("192.0.2.0/29 2001:db8::/64", "192.0.2.1 2001:db8::1"),
+            ("127.0.0.0/8 ::1/128", "127.0.0.1 ::1"),
+            ("198.51.100.0/24", ""),
+        ] {
+            let ranges = ranges.split(' ').map(|range| range.parse().expect("a range"));
+            let found = addresses_in(&ranges.collect(), &there);
+            let found: Vec<_> = found.iter().map(ToString::to_string).collect();
+            assert_eq!(found.join(" "), expected);
+        }
+    }
 
     #[test]
     fn keywords_and_ranges_come_out_as_ranges_that_do_not_overlap() {

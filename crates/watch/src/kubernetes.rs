@@ -46,7 +46,7 @@ use tokio::time::sleep_until;
 use crate::Error;
 use crate::state::{self, LoadError, Loaded, Place, SaveError, Saver, State};
 use cluster::Cluster;
-pub use events::{NodeEvent, report};
+pub use events::{NodeEvent, report, report_service_health};
 use informer::{Informer, Selection};
 pub use object::Kind;
 use object::{Message, service, service_cidr, slice, this_node};

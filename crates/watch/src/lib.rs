@@ -18,7 +18,7 @@ mod state;
 pub use error::Error;
 pub use kubernetes::{
     Access, AccessError, Kind, KubernetesConfig, NodeEvent, NodeStatus, Origin, Update, kubernetes,
-    report,
+    report, report_service_health,
 };
 pub use manifests::{ManifestsConfig, manifests};
 pub use state::SaveError;

@@ -37,7 +37,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("nix", &["capture", "node", "relay"]),
     ("rustix", &["node"]),
     ("caps", &["node"]),
-    ("socket2", &["capture", "relay", "accept"]),
+    ("socket2", &["capture", "relay", "accept", "admin"]),
     ("clap", &["node"]),
     ("crossterm", &["node"]),
     ("tracing-subscriber", &["node"]),

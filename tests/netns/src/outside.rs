@@ -5,8 +5,8 @@
 //! Method: the binary on a node with a pod, a host outside and a pod on another node; endpoints
 //! here, elsewhere and nowhere; every client asks once and is refused, unanswered or served.
 
-use std::io::{self, Read as _};
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::io::{self, Read as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use serde_json::json;
@@ -25,6 +25,7 @@ const IPTABLES: &[&str] = &["--capture", "iptables"];
 const NFTABLES: &[&str] = &["--capture", "nftables"];
 
 const NODE_PORT: u16 = 30_080;
+const HEALTH_CHECK: u16 = 30_081;
 const PORT: u16 = 80;
 
 /// What a client gets.
@@ -127,6 +128,9 @@ fn publish(scene: &Scene, policy: &str, ranges: &[&str], endpoints: Endpoints) -
     object["spec"]["externalTrafficPolicy"] = json!(policy);
     object["spec"]["loadBalancerSourceRanges"] = json!(ranges);
     object["spec"]["ports"][0]["nodePort"] = json!(NODE_PORT);
+    if policy == "Local" {
+        object["spec"]["healthCheckNodePort"] = json!(HEALTH_CHECK);
+    }
     let ingress = BOTH.map(|family| json!({ "ip": load_balancer(family), "ipMode": "VIP" }));
     object["status"] = json!({ "loadBalancer": { "ingress": ingress } });
     scene.manifests.text("service-web.json", &object.to_string());
@@ -237,6 +241,54 @@ fn source_ranges_let_in_whom_they_name(capture: &[&str]) {
     expect(scene.lab.outside(), load_balancer, Got::Served, "ranges that overlap");
     publish(&scene, "Cluster", &[], Endpoints::Here);
     expect(scene.lab.outside(), load_balancer, Got::Served, "no range");
+}
+
+/// What a load balancer hears of the node: status and weight; none where nobody listens.
+fn health(host: &Host, family: Family, node: &Host) -> Option<(String, String)> {
+    let address = SocketAddr::new(node.ip(family), HEALTH_CHECK);
+    host.netns().run(move || {
+        let mut socket = TcpStream::connect_timeout(&address, SILENCE).ok()?;
+        socket.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
+        socket.write_all(b"GET / HTTP/1.1\r\nHost: node\r\n\r\n").ok()?;
+        let mut text = String::new();
+        socket.read_to_string(&mut text).ok()?;
+        let status = text.split(' ').nth(1)?.to_owned();
+        let (_, rest) = text.split_once("x-load-balancing-endpoint-weight: ")?;
+        Some((status, rest.split_once("\r\n")?.0.to_owned()))
+    })
+}
+
+#[test]
+fn a_load_balancer_hears_how_many_endpoints_are_here() {
+    needs_node!("nft");
+    let scene = scene();
+    let node = scene.lab.node();
+    publish(&scene, "Local", &[], Endpoints::Here);
+    let bind = || TcpListener::bind((Ipv4Addr::UNSPECIFIED, HEALTH_CHECK));
+    let taken = node.netns().run(bind).expect("nobody else has it");
+    let agent = scene.agent(&["--capture", "iptables", "--kube-proxy-replacement"]);
+    let heard = |status: &str, weight: &str| Some((status.to_owned(), weight.to_owned()));
+    let expect = |families: &[Family], expected: Option<(String, String)>| {
+        for family in families.iter().copied() {
+            for host in [scene.lab.outside(), scene.client()] {
+                eventually("the balancer hears it", PATIENCE, || {
+                    health(host, family, node) == expected
+                });
+            }
+        }
+    };
+    expect(&[Family::V6], heard("200", "1"));
+    eventually("the log names the port that is taken", PATIENCE, || {
+        agent.log().contains(&format!("health check node port {HEALTH_CHECK}: "))
+    });
+    drop(taken);
+    expect(&BOTH, heard("200", "1"));
+    publish(&scene, "Local", &[], Endpoints::Elsewhere);
+    expect(&BOTH, heard("503", "0"));
+    publish(&scene, "Local", &[], Endpoints::None);
+    expect(&BOTH, heard("503", "0"));
+    publish(&scene, "Cluster", &[], Endpoints::Here);
+    expect(&BOTH, None);
 }
 
 #[test]

@@ -12,6 +12,7 @@ use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, timeout};
@@ -46,7 +47,7 @@ pub(super) async fn run(
     mut stopped: watch::Receiver<Option<Closing>>,
 ) {
     listener.own_file();
-    let mut connections = Connections::default();
+    let mut connections = Connections::at_most(MOST_CONNECTIONS);
     let closing = loop {
         // The stop wins; ended connections are reaped whenever there is nothing else to do.
         tokio::select! {
@@ -69,6 +70,24 @@ pub(super) async fn run(
     let _ = timeout(GRACE, connections.finished()).await;
 }
 
+/// Serves a port of which nobody else needs to know, with fewer connections at a time. Ends when it
+/// is dropped.
+pub(crate) async fn run_until_dropped(listener: TcpListener, routes: Router, most: usize) {
+    let mut connections = Connections::at_most(most);
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((socket, _)) => connections.admit(serve_one(Box::new(socket), routes.clone())),
+                Err(error) => {
+                    warn!(%error, "accept on a health check node port failed");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            },
+            Some(_) = connections.tasks.join_next() => {}
+        }
+    }
+}
+
 /// Done when the value says how to close, or its sender is gone. Cancel safe.
 pub(super) async fn asked_to_stop(stopped: &mut watch::Receiver<Option<Closing>>) -> Closing {
     let closing = stopped.wait_for(Option::is_some).await;
@@ -76,19 +95,24 @@ pub(super) async fn asked_to_stop(stopped: &mut watch::Receiver<Option<Closing>>
 }
 
 /// The open connections of a door; dropping it closes them.
-#[derive(Default)]
 struct Connections {
+    /// The bound.
+    most: usize,
     tasks: JoinSet<()>,
     /// In the order of accept; some may have ended.
     by_age: VecDeque<AbortHandle>,
 }
 
 impl Connections {
+    fn at_most(most: usize) -> Self {
+        Self { most, tasks: JoinSet::new(), by_age: VecDeque::new() }
+    }
+
     fn admit(&mut self, connection: impl Future<Output = ()> + Send + 'static) {
-        if self.by_age.len() >= MOST_CONNECTIONS {
+        if self.by_age.len() >= self.most {
             self.by_age.retain(|task| !task.is_finished());
         }
-        if self.by_age.len() >= MOST_CONNECTIONS
+        if self.by_age.len() >= self.most
             && let Some(oldest) = self.by_age.pop_front()
         {
             debug!("admin connection dropped for a newer one");
