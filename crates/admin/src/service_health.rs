@@ -13,8 +13,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::Router;
@@ -31,17 +31,10 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::health::{Health, Moment};
-use crate::server::door;
+use crate::server::door::{self, Connections};
 
 /// How long after a failed attempt to listen the next one is made.
 const RETRY: Duration = Duration::from_secs(5);
-
-/// Open connections of one port: load balancers open a few, and there may be many ports.
-const MOST_CONNECTIONS: usize = 16;
-
-/// Services with such a port that are served, of each family. The API server takes the ports from
-/// its range for node ports, by default 2,768 of them; more is a file that says what it likes.
-const MOST_SERVICES: usize = 4096;
 
 /// Probes that wait to be accepted.
 const BACKLOG: i32 = 64;
@@ -49,26 +42,33 @@ const BACKLOG: i32 = 64;
 /// Serves until the sender of tables is gone.
 ///
 /// `addresses` names the addresses to listen at, an unspecified one for all of its family; none at
-/// all means all. `on_failure` hears once of a Service whose port cannot be had; that is tried
-/// again every 5 s, and other Services are none the worse.
+/// all means all. At most `most` sockets listen, since each takes a descriptor that traffic cannot
+/// have. `on_failure` hears once of a Service whose port cannot be had; that is tried again every
+/// 5 s, and other Services are none the worse.
 ///
 /// Cancel safety: dropping this closes all ports.
 pub async fn serve(
     mut tables: watch::Receiver<Arc<Snapshot>>,
     health: Arc<Health>,
     addresses: impl Fn(&NodeFacts) -> BTreeSet<IpAddr>,
+    most: usize,
     mut on_failure: impl FnMut(&ServiceName, String),
 ) {
-    let mut ports = Ports { health, at: BTreeSet::new(), of: BTreeMap::new() };
+    let (at, of, connections) = Default::default();
+    let mut ports = Ports { health, most, at, of, connections };
     let mut known = Arc::new(Snapshot::default());
     loop {
         let table = Arc::clone(&tables.borrow_and_update());
-        ports.listen_at(addresses(table.node()));
         for change in table.changes_since(&known) {
             ports.follow(change.name, change.after);
         }
+        if !ports.of.is_empty() {
+            ports.listen_at(addresses(table.node()));
+        }
         known = table;
-        ports.open(&mut on_failure);
+        if ports.any_closed() {
+            ports.open(&mut on_failure);
+        }
         tokio::select! {
             changed = tables.changed() => if changed.is_err() { return },
             () = tokio::time::sleep(RETRY), if ports.any_closed() => {}
@@ -79,9 +79,13 @@ pub async fn serve(
 /// All ports that are to be served.
 struct Ports {
     health: Arc<Health>,
+    /// The most sockets.
+    most: usize,
     /// The addresses of the node.
     at: BTreeSet<IpAddr>,
     of: BTreeMap<(ServiceName, Family), Port>,
+    /// Of all ports together.
+    connections: Arc<Mutex<Connections>>,
 }
 
 /// The port of one Service for one family.
@@ -112,7 +116,7 @@ impl Ports {
     fn follow(&mut self, service: &ServiceName, of_service: &[Arc<ServicePort>]) {
         for family in Family::BOTH {
             let key = (service.clone(), family);
-            let Some(number) = number(of_service, family) else {
+            let Some(number) = port_of(of_service, family) else {
                 self.of.remove(&key);
                 continue;
             };
@@ -130,41 +134,46 @@ impl Ports {
 
     /// Listens where that is not done yet.
     fn open(&mut self, on_failure: &mut impl FnMut(&ServiceName, String)) {
-        for (place, ((service, family), port)) in self.of.iter_mut().enumerate() {
+        let (mut sockets, mut taken) = (0, BTreeSet::new());
+        for ((_, family), port) in &self.of {
+            if let Some(doors) = &port.doors {
+                sockets += doors.len();
+                taken.insert((port.number, *family));
+            }
+        }
+        for ((service, family), port) in &mut self.of {
             if port.doors.is_some() {
                 continue;
             }
-            let opened = if place < 2 * MOST_SERVICES {
-                listen_all(&self.at, *family, port.number)
+            let number = port.number;
+            // The kernel would not mind, see `listen`.
+            let opened = if taken.contains(&(number, *family)) {
+                Err(io::Error::other("another Service has it"))
             } else {
-                Err(io::Error::other("there are too many such Services"))
+                listen_all(&self.at, *family, number, self.most - sockets)
             };
             match opened {
                 Ok(listeners) => {
+                    sockets += listeners.len();
+                    taken.insert((number, *family));
                     let served = Served {
                         service: service.clone(),
                         local_endpoints: Arc::clone(&port.local_endpoints),
                         health: Arc::clone(&self.health),
                     };
                     let routes = Router::new().fallback(answer).with_state(served);
-                    let mut doors = JoinSet::new();
-                    for listener in listeners {
-                        doors.spawn(door::run_until_dropped(
-                            listener,
-                            routes.clone(),
-                            MOST_CONNECTIONS,
-                        ));
-                    }
-                    port.doors = Some(doors);
-                    tracing::debug!(%service, port = port.number, "health check node port open");
+                    let serve = |listener| {
+                        let connections = Arc::clone(&self.connections);
+                        door::run_among_others(listener, routes.clone(), connections)
+                    };
+                    port.doors = Some(listeners.into_iter().map(serve).collect());
+                    tracing::debug!(%service, port = number, "health check node port open");
                 }
-                Err(error) => {
-                    if !port.told {
-                        port.told = true;
-                        let number = port.number;
-                        on_failure(service, format!("health check node port {number}: {error}"));
-                    }
+                Err(error) if !port.told => {
+                    port.told = true;
+                    on_failure(service, format!("health check node port {number}: {error}"));
                 }
+                Err(_) => {}
             }
         }
     }
@@ -175,7 +184,7 @@ impl Ports {
 }
 
 /// The port of a Service that has an address of a family.
-fn number(of_service: &[Arc<ServicePort>], family: Family) -> Option<u16> {
+fn port_of(of_service: &[Arc<ServicePort>], family: Family) -> Option<u16> {
     let first = of_service.iter().find(|port| port.cluster_ip(family).is_some())?;
     first.health_check_node_port
 }
@@ -188,10 +197,18 @@ fn local_endpoints(of_service: &[Arc<ServicePort>], family: Family) -> usize {
     counted.map(|endpoint| endpoint.address.ip()).collect::<BTreeSet<_>>().len()
 }
 
-/// A listener for each address of the family, or none at all.
-fn listen_all(at: &BTreeSet<IpAddr>, family: Family, port: u16) -> io::Result<Vec<TcpListener>> {
+/// A listener for each address of the family, or none at all, as where they are more than `most`.
+fn listen_all(
+    at: &BTreeSet<IpAddr>,
+    family: Family,
+    port: u16,
+    most: usize,
+) -> io::Result<Vec<TcpListener>> {
     let mut listeners = Vec::new();
     for ip in at.iter().copied().filter(|ip| Family::of(*ip) == family) {
+        if listeners.len() == most {
+            return Err(io::Error::other("too many sockets listen for health checks"));
+        }
         match listen(SocketAddr::new(ip, port)) {
             Ok(listener) => listeners.push(listener),
             // This kernel does not have the family, so nobody asks by it.

@@ -43,7 +43,9 @@ impl Reach {
     /// Where health check node ports are served: an unspecified address stands for all of its
     /// family. Empty where none is known, which kube-proxy takes for all.
     pub(crate) fn health_addresses(&self, node: &NodeFacts) -> BTreeSet<IpAddr> {
-        addresses_in(&self.node_ranges(node), &addresses_of_node())
+        let ranges = self.node_ranges(node);
+        let there = if ranges.iter().all(is_bound_as_it_is) { vec![] } else { addresses_of_node() };
+        addresses_in(&ranges, &there)
     }
 
     /// Says once, in the log, that there are node ports and no address to serve them at.
@@ -67,12 +69,17 @@ impl Reach {
 /// The addresses to bind for ranges, of which `there` are the node's.
 fn addresses_in(ranges: &BTreeSet<IpNet>, there: &[IpAddr]) -> BTreeSet<IpAddr> {
     let places = ranges.iter().flat_map(|range| {
-        if range.prefix_len() == 0 || range.prefix_len() == range.max_prefix_len() {
+        if is_bound_as_it_is(range) {
             return vec![range.addr()];
         }
         there.iter().copied().filter(|ip| range.contains(ip)).collect()
     });
     places.collect()
+}
+
+/// It is one address, or all of its family.
+fn is_bound_as_it_is(range: &IpNet) -> bool {
+    range.prefix_len() == 0 || range.prefix_len() == range.max_prefix_len()
 }
 
 /// What the kernel says of this node's interfaces; nothing where it says nothing.

@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::reach::Reach;
+use crate::workers;
 
 /// Failures that wait to be recorded as events, one after the other. More than that are a node
 /// where something is wrong for all Services; the log has each.
@@ -28,8 +29,9 @@ pub(crate) fn start(
         let _ = failures.try_send((service.clone(), why));
     };
     let mut tasks = JoinSet::new();
+    let most = workers::most_health_check_sockets();
     let addresses = move |node: &_| reach.health_addresses(node);
-    tasks.spawn(service_health::serve(tables, health, addresses, on_failure));
+    tasks.spawn(service_health::serve(tables, health, addresses, most, on_failure));
     if let Some(config) = config {
         tasks.spawn(record(config, failed));
     }

@@ -25,6 +25,10 @@ use crate::origin::Origins;
 /// Descriptors kept for everything but connections: admin, pools, rules, logs.
 const RESERVED_DESCRIPTORS: u64 = 1024;
 
+/// The part of all descriptors that sockets of health check node ports may take, a sixteenth: all
+/// 2,768 ports of the API server's default range, in both families, from a limit of 88,576 on.
+const HEALTH_CHECK_PART: u64 = 16;
+
 /// Fewest connections a worker serves, however few descriptors there are.
 const LEAST_CONNECTIONS: u64 = 64;
 
@@ -150,6 +154,13 @@ fn original_dst(socket: &TcpStream, client: IpAddr) -> io::Result<SocketAddr> {
     streamvs_capture::original_destination(socket, client)
 }
 
+/// The most sockets that may listen for health checks. To be asked after [`start`].
+pub(crate) fn most_health_check_sockets() -> usize {
+    let descriptors =
+        getrlimit(Resource::RLIMIT_NOFILE).map_or(RESERVED_DESCRIPTORS, |(soft, _)| soft);
+    usize::try_from(descriptors / HEALTH_CHECK_PART).unwrap_or(usize::MAX)
+}
+
 /// Raises the soft limit of descriptors to the hard one and divides them: two a connection, after
 /// what each worker's pipes may take.
 fn connections_for_each(worker_count: usize) -> usize {
@@ -165,7 +176,8 @@ fn connections_for_each(worker_count: usize) -> usize {
             RESERVED_DESCRIPTORS
         }
     };
-    let for_each = (descriptors.saturating_sub(RESERVED_DESCRIPTORS) / worker_count as u64)
+    let for_traffic = descriptors - descriptors / HEALTH_CHECK_PART;
+    let for_each = (for_traffic.saturating_sub(RESERVED_DESCRIPTORS) / worker_count as u64)
         .saturating_sub(PIPE_DESCRIPTORS as u64)
         / 2;
     usize::try_from(for_each.max(LEAST_CONNECTIONS)).unwrap_or(usize::MAX)

@@ -6,6 +6,7 @@
 //! while a client that dawdles loses its place; refusing the newcomer would do the opposite.
 
 use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -47,7 +48,7 @@ pub(super) async fn run(
     mut stopped: watch::Receiver<Option<Closing>>,
 ) {
     listener.own_file();
-    let mut connections = Connections::at_most(MOST_CONNECTIONS);
+    let mut connections = Connections::default();
     let closing = loop {
         // The stop wins; ended connections are reaped whenever there is nothing else to do.
         tokio::select! {
@@ -70,20 +71,24 @@ pub(super) async fn run(
     let _ = timeout(GRACE, connections.finished()).await;
 }
 
-/// Serves a port of which nobody else needs to know, with fewer connections at a time. Ends when it
-/// is dropped.
-pub(crate) async fn run_until_dropped(listener: TcpListener, routes: Router, most: usize) {
-    let mut connections = Connections::at_most(most);
+/// Serves one of many ports, whose connections are bounded together. Ends when it is dropped; its
+/// connections end by themselves.
+pub(crate) async fn run_among_others(
+    listener: TcpListener,
+    routes: Router,
+    connections: Arc<Mutex<Connections>>,
+) {
     loop {
-        tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((socket, _)) => connections.admit(serve_one(Box::new(socket), routes.clone())),
-                Err(error) => {
-                    warn!(%error, "accept on a health check node port failed");
-                    sleep(ACCEPT_PAUSE).await;
-                }
-            },
-            Some(_) = connections.tasks.join_next() => {}
+        match listener.accept().await {
+            Ok((socket, _)) => {
+                let connection = serve_one(Box::new(socket), routes.clone());
+                // Nothing can panic while the lock is held.
+                connections.lock().unwrap_or_else(PoisonError::into_inner).admit(connection);
+            }
+            Err(error) => {
+                warn!(%error, "accept failed");
+                sleep(ACCEPT_PAUSE).await;
+            }
         }
     }
 }
@@ -95,24 +100,20 @@ pub(super) async fn asked_to_stop(stopped: &mut watch::Receiver<Option<Closing>>
 }
 
 /// The open connections of a door; dropping it closes them.
-struct Connections {
-    /// The bound.
-    most: usize,
+#[derive(Default)]
+pub(crate) struct Connections {
     tasks: JoinSet<()>,
     /// In the order of accept; some may have ended.
     by_age: VecDeque<AbortHandle>,
 }
 
 impl Connections {
-    fn at_most(most: usize) -> Self {
-        Self { most, tasks: JoinSet::new(), by_age: VecDeque::new() }
-    }
-
     fn admit(&mut self, connection: impl Future<Output = ()> + Send + 'static) {
-        if self.by_age.len() >= self.most {
+        while self.tasks.try_join_next().is_some() {}
+        if self.by_age.len() >= MOST_CONNECTIONS {
             self.by_age.retain(|task| !task.is_finished());
         }
-        if self.by_age.len() >= self.most
+        if self.by_age.len() >= MOST_CONNECTIONS
             && let Some(oldest) = self.by_age.pop_front()
         {
             debug!("admin connection dropped for a newer one");

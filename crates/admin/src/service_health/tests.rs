@@ -58,9 +58,9 @@ fn ready_endpoints_on_this_node_count_once_each() {
 #[test]
 fn only_families_with_an_address_of_the_service_are_served() {
     let service = [checked("shop/web", 31_000, vec![])];
-    assert_eq!(number(&service, Family::V4), Some(31_000));
-    assert_eq!(number(&service, Family::V6), None);
-    assert_eq!(number(&[], Family::V4), None);
+    assert_eq!(port_of(&service, Family::V4), Some(31_000));
+    assert_eq!(port_of(&service, Family::V6), None);
+    assert_eq!(port_of(&[], Family::V4), None);
 }
 
 /// The answer's status line and weight; none where nobody listens.
@@ -85,35 +85,55 @@ async fn expect(port: u16, expected: Option<(&str, &str)>) {
     tokio::time::timeout(PATIENCE, wait).await.expect("the answer comes");
 }
 
-#[tokio::test]
-async fn ports_follow_the_table_and_one_that_is_taken_harms_no_other() {
-    let free = || Taken::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-    let number = |taken: &Taken| taken.local_addr().expect("an address").port();
-    let (first, taken) = (free(), free());
-    let (web, dns) = (number(&first), number(&taken));
-    drop(first);
+/// Holds a free port of loopback for the test, without listening: others cannot have it, and a
+/// server beside it can.
+fn reserved() -> (Socket, u16) {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    socket.set_reuse_address(true).expect("an option");
+    socket.set_reuse_port(true).expect("an option");
+    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).expect("a free port");
+    let address = socket.local_addr().expect("an address").as_socket().expect("of IP");
+    (socket, address.port())
+}
 
-    let table = |generation, endpoints: Vec<Endpoint>| {
-        let mut services =
-            vec![checked("shop/web", web, endpoints), checked("shop/dns", dns, vec![])];
-        // Two Services cannot have one address.
-        let other = Arc::make_mut(&mut services[1]);
-        other.cluster_ips = vec![IpAddr::from([10, 96, 0, 2])];
-        Arc::new(Snapshot::new(generation, services).0)
-    };
-    let (tables, changed) = watch::channel(table(1, vec![]));
-    let told = Arc::new(Mutex::new(Vec::new()));
+fn loopback(_: &NodeFacts) -> BTreeSet<IpAddr> {
+    [IpAddr::from(Ipv4Addr::LOCALHOST)].into()
+}
+
+/// Serves tables, and lists the Services of which failures were told.
+fn start(tables: watch::Receiver<Arc<Snapshot>>, most: usize) -> (JoinSet<()>, Told) {
+    let told = Told::default();
     let tell = {
         let told = Arc::clone(&told);
         move |service: &ServiceName, _| told.lock().expect("whole").push(service.to_string())
     };
     let health = Arc::new(Health::new(DEFAULT_TIMEOUT, NodeState::Absent));
-    let loopback = |_: &NodeFacts| BTreeSet::from([IpAddr::from(Ipv4Addr::LOCALHOST)]);
-    let serving = tokio::spawn(serve(changed, health, loopback, tell));
+    let mut serving = JoinSet::new();
+    serving.spawn(serve(tables, health, loopback, most, tell));
+    (serving, told)
+}
+
+type Told = Arc<Mutex<Vec<String>>>;
+
+/// Two Services, the ports of their health checks, and the endpoints of the second.
+fn table(generation: u64, dns: u16, web: u16, endpoints: Vec<Endpoint>) -> Arc<Snapshot> {
+    let mut services = vec![checked("shop/dns", dns, vec![]), checked("shop/web", web, endpoints)];
+    // They cannot have one address.
+    Arc::make_mut(&mut services[0]).cluster_ips = vec![IpAddr::from([10, 96, 0, 2])];
+    Arc::new(Snapshot::new(generation, services).0)
+}
+
+#[tokio::test]
+async fn ports_follow_the_table_and_one_that_is_taken_harms_no_other() {
+    let taken = Taken::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    let dns = taken.local_addr().expect("an address").port();
+    let (_reserved, web) = reserved();
+    let (tables, changed) = watch::channel(table(1, dns, web, vec![]));
+    let (mut serving, told) = start(changed, 16);
 
     expect(web, Some(("503", "0"))).await;
     assert_eq!(*told.lock().expect("whole"), ["shop/dns"]);
-    tables.send_replace(table(2, vec![here("10.244.1.1:80")]));
+    tables.send_replace(table(2, dns, web, vec![here("10.244.1.1:80")]));
     expect(web, Some(("200", "1"))).await;
     drop(taken);
     expect(dns, Some(("503", "0"))).await;
@@ -121,5 +141,41 @@ async fn ports_follow_the_table_and_one_that_is_taken_harms_no_other() {
     tables.send_replace(Arc::new(Snapshot::default()));
     expect(web, None).await;
     drop(tables);
-    serving.await.expect("it ends with its tables");
+    serving.join_next().await.expect("a task").expect("it ends with its tables");
+}
+
+#[tokio::test]
+async fn a_port_is_one_services_until_that_gives_it_back() {
+    let ((_one, port), (_other, free)) = (reserved(), reserved());
+    let (tables, changed) = watch::channel(table(1, port, port, vec![here("10.244.1.1:80")]));
+    let (_serving, told) = start(changed, 16);
+    for _ in 0..20 {
+        expect(port, Some(("503", "0"))).await;
+    }
+    assert_eq!(*told.lock().expect("whole"), ["shop/web"]);
+    tables.send_replace(table(2, free, port, vec![here("10.244.1.1:80")]));
+    expect(port, Some(("200", "1"))).await;
+    expect(free, Some(("503", "0"))).await;
+}
+
+#[tokio::test]
+async fn no_more_sockets_listen_than_may() {
+    let ((_one, dns), (_other, web)) = (reserved(), reserved());
+    let (tables, changed) = watch::channel(table(1, dns, web, vec![]));
+    let (_serving, told) = start(changed, 1);
+    expect(dns, Some(("503", "0"))).await;
+    expect(web, None).await;
+    assert_eq!(*told.lock().expect("whole"), ["shop/web"]);
+    // One that comes before all others is one too many too.
+    let mut first = checked("shop/a", web, vec![]);
+    Arc::make_mut(&mut first).cluster_ips = vec![IpAddr::from([10, 96, 0, 3])];
+    let services = table(2, dns, web, vec![]).services().cloned().chain([first]).collect();
+    tables.send_replace(Arc::new(Snapshot::new(3, services).0));
+    let wait = async {
+        while *told.lock().expect("whole") != ["shop/web", "shop/a"] {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, wait).await.expect("it is told");
+    expect(web, None).await;
 }
