@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use streamvs_table::{Family, PerFamily, Protocol, ServicePort, Snapshot};
 
@@ -26,8 +27,17 @@ pub struct Config {
 pub struct Applied {
     /// Octets of the script given to `nft`; 0 where the kernel held everything already.
     pub script_bytes: usize,
-    /// UDP flows whose endpoint is no longer one, forgotten by the kernel.
-    pub flows_deleted: usize,
+    /// What became of the UDP flows of a family, if they were looked at.
+    pub flows: PerFamily<Option<Reconciled>>,
+}
+
+/// A look at the UDP flows of a family, to forget those that lead to what is no endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reconciled {
+    /// Flows forgotten.
+    pub deleted: usize,
+    /// How long that took.
+    pub took: Duration,
 }
 
 /// The kernel path of this network namespace. Dropping it changes nothing: the kernel goes on
@@ -76,9 +86,9 @@ impl KernelPath {
             doubtful: true,
         };
         let script_bytes = path.settle(&snapshot).await?;
-        let flows_deleted = forget_flows(&path.families, &Snapshot::default(), &snapshot).await;
+        let flows = forget_flows(&path.families, &Snapshot::default(), &snapshot).await;
         path.snapshot = snapshot;
-        Ok((path, Applied { script_bytes, flows_deleted }))
+        Ok((path, Applied { script_bytes, flows }))
     }
 
     /// Brings the kernel from the last snapshot to this one. Costs one run of `nft` with the
@@ -95,8 +105,8 @@ impl KernelPath {
         let before = std::mem::replace(&mut self.snapshot, Arc::clone(&snapshot));
         let mut concerned = self.families.clone();
         concerned.retain(|family| udp_differs(&before, &snapshot, *family));
-        let flows_deleted = forget_flows(&concerned, &before, &snapshot).await;
-        Ok(Applied { script_bytes, flows_deleted })
+        let flows = forget_flows(&concerned, &before, &snapshot).await;
+        Ok(Applied { script_bytes, flows })
     }
 
     /// Looks whether our chains and sets are there with all their rules, and mends what is not.
@@ -200,16 +210,24 @@ impl KernelPath {
 ///
 /// To list the flows of a family costs a walk over the kernel's whole hash table, however few
 /// they are, so only families that may have stale ones are listed.
-async fn forget_flows(families: &[Family], before: &Snapshot, after: &Snapshot) -> usize {
-    let mut deleted = 0;
+async fn forget_flows(
+    families: &[Family],
+    before: &Snapshot,
+    after: &Snapshot,
+) -> PerFamily<Option<Reconciled>> {
+    let mut reconciled = PerFamily::default();
     for family in families.iter().copied() {
+        let started = Instant::now();
         let forgotten = conntrack::forget(family, |flow| conntrack::is_stale(flow, before, after));
         match forgotten.await.map_err(Error::Conntrack) {
-            Ok(count) => deleted += count,
+            Ok(deleted) => {
+                let took = started.elapsed();
+                *reconciled.get_mut(family) = Some(Reconciled { deleted, took });
+            }
             Err(error) => tracing::error!(%error, "clients may go on to removed endpoints"),
         }
     }
-    deleted
+    reconciled
 }
 
 /// The ServicePorts that are gone or changed, and those that are new or changed. Costs as

@@ -66,5 +66,5 @@ mod testing;
 
 pub use cleanup::cleanup;
 pub use error::Error;
-pub use kernel_path::{Applied, Config, KernelPath};
+pub use kernel_path::{Applied, Config, KernelPath, Reconciled};
 pub use layout::TABLE;

@@ -17,7 +17,7 @@ use ipnet::IpNet;
 use streamvs_admin::{Health, Moment, NodeMetrics, NodeState, Sync, TableSource};
 use streamvs_balance::{Plan, SchedulerName};
 use streamvs_capture::{BEAT, Capture, Desired, Gate};
-use streamvs_nat::KernelPath;
+use streamvs_nat::{KernelPath, Reconciled};
 use streamvs_resolve::Changes;
 use streamvs_table::publish::Publisher;
 use streamvs_table::{Aliases, Family, Snapshot};
@@ -308,7 +308,13 @@ impl Rules {
         let started = Instant::now();
         // What capture falls back to is there before capture is.
         let kernel_path = match self.kernel_path.take() {
-            Some(config) => Some(install_kernel_path(config, snapshot).await?),
+            Some(config) => {
+                let installed = KernelPath::install(config, snapshot).await;
+                let (kernel_path, applied) = installed.map_err(Error::KernelPath)?;
+                tracing::info!(script_bytes = applied.script_bytes, "kernel path installed");
+                tell_of_flows(&self.metrics, &applied);
+                Some(kernel_path)
+            }
             None => None,
         };
         let capture = Capture::install(config, &desired).await.map_err(Error::Capture)?;
@@ -335,7 +341,7 @@ impl Rules {
             if news {
                 self.client_ip.hide_others(|alias| target.desired.aliases.contains(alias));
             }
-            match installed.follow(target).await {
+            match installed.follow(target, &self.metrics).await {
                 Ok(()) => {
                     if news {
                         self.client_ip.show(&installed.capture);
@@ -448,11 +454,11 @@ struct Installed {
 
 impl Installed {
     /// Brings the kernel to a target. Without a change for capture only the kernel path is told.
-    async fn follow(&mut self, target: Target) -> Result<(), Error> {
+    async fn follow(&mut self, target: Target, metrics: &NodeMetrics) -> Result<(), Error> {
         if let Some(kernel_path) = &mut self.kernel_path {
             let applied = kernel_path.update(target.snapshot).await.map_err(Error::KernelPath)?;
-            let streamvs_nat::Applied { script_bytes, flows_deleted } = applied;
-            tracing::debug!(script_bytes, flows_deleted, "the kernel path follows");
+            tracing::debug!(script_bytes = applied.script_bytes, "the kernel path follows");
+            tell_of_flows(metrics, &applied);
         }
         if !Arc::ptr_eq(&target.desired, &self.captured) {
             self.capture.update(&target.desired).await.map_err(Error::Capture)?;
@@ -462,13 +468,11 @@ impl Installed {
     }
 }
 
-async fn install_kernel_path(
-    config: streamvs_nat::Config,
-    snapshot: Arc<Snapshot>,
-) -> Result<KernelPath, Error> {
-    let installed = KernelPath::install(config, snapshot).await;
-    let (kernel_path, applied) = installed.map_err(Error::KernelPath)?;
-    let streamvs_nat::Applied { script_bytes, flows_deleted } = applied;
-    tracing::info!(script_bytes, flows_deleted, "kernel path installed");
-    Ok(kernel_path)
+fn tell_of_flows(metrics: &NodeMetrics, applied: &streamvs_nat::Applied) {
+    for family in Family::BOTH {
+        if let Some(Reconciled { deleted, took }) = *applied.flows.get(family) {
+            metrics.flows_reconciled(family, deleted as u64, took);
+            tracing::debug!(ip_family = family.as_str(), deleted, ?took, "stale flows forgotten");
+        }
+    }
 }

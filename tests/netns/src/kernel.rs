@@ -131,7 +131,11 @@ fn a_flow_leaves_a_removed_endpoint() {
         let service = dns(family);
         let _endpoints = scene.udp(family, PODS);
         scene.publish(&service, &PODS);
-        let _agent = scene.agent(&[REPLACE]);
+        let agent = scene.agent(&[REPLACE]);
+        let forgotten = |family| {
+            let name = "kubeproxy_conntrack_reconciler_deleted_entries_total";
+            agent.metric(name, &[("ip_family", family)])
+        };
         let client = Client::new(scene.client(), address(&service));
         let first = client.ask().expect("answered").pod;
         for _ in 0..5 {
@@ -142,6 +146,14 @@ fn a_flow_leaves_a_removed_endpoint() {
         let second = until_answered_by_another(&client, &first);
         for _ in 0..5 {
             assert_eq!(client.ask().expect("answered").pod, second);
+        }
+        let name = family.as_str();
+        eventually("the forgotten flow is counted", PATIENCE, || forgotten(name) == Some(1.0));
+        let looks = "kubeproxy_conntrack_reconciler_sync_duration_seconds_count";
+        let looks = agent.metric(looks, &[("ip_family", name)]);
+        assert!(looks >= Some(2.0), "at the start and after the change: {looks:?}");
+        for other in Family::BOTH.map(Family::as_str).into_iter().filter(|other| *other != name) {
+            assert_eq!(forgotten(other), Some(0.0), "{other} is another series");
         }
     }
 }

@@ -238,6 +238,20 @@ pub const SYNC_PARTIAL: Metric = histogram(
     "How long bringing changed kernel rules up to date took.",
 );
 
+/// Flows of UDP that the kernel forgot.
+pub const FLOWS_DELETED: Metric = counter(
+    "kubeproxy_conntrack_reconciler_deleted_entries_total",
+    &["ip_family"],
+    "UDP flows that led to what is no endpoint any more, forgotten by the kernel.",
+);
+
+/// Duration of a look at the UDP flows.
+pub const FLOWS_RECONCILED: Metric = histogram(
+    "kubeproxy_conntrack_reconciler_sync_duration_seconds",
+    &["ip_family"],
+    "How long finding and forgetting such flows took.",
+);
+
 /// From a change in the cluster to its effect here.
 pub const NETWORK_PROGRAMMING: Metric = histogram(
     "kubeproxy_network_programming_duration_seconds",
@@ -372,6 +386,8 @@ pub const ALL: &[Metric] = &[
     SYNC_DURATION,
     SYNC_FULL,
     SYNC_PARTIAL,
+    FLOWS_DELETED,
+    FLOWS_RECONCILED,
     NETWORK_PROGRAMMING,
     ENDPOINT_CHANGES_PENDING,
     ENDPOINT_CHANGES,

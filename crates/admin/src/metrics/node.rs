@@ -79,6 +79,8 @@ pub struct NodeMetrics {
     sync_duration: PerFamily<histogram::Histogram>,
     sync_full: PerFamily<histogram::Histogram>,
     sync_partial: PerFamily<histogram::Histogram>,
+    flows_deleted: PerFamily<Counter>,
+    flows_reconciled: PerFamily<histogram::Histogram>,
     network_programming: PerFamily<histogram::Histogram>,
     service_changes: ChangeCounts,
     slice_changes: ChangeCounts,
@@ -118,6 +120,12 @@ impl NodeMetrics {
         }
     }
 
+    /// The UDP flows of a family were looked at, and so many forgotten.
+    pub fn flows_reconciled(&self, family: Family, deleted: u64, took: Duration) {
+        self.flows_deleted.get(family).add(deleted);
+        self.flows_reconciled.get(family).observe(took.as_secs_f64());
+    }
+
     /// So many changes of Services and EndpointSlices were learnt.
     pub fn changes_learnt(&self, services: u64, slices: u64) {
         self.service_changes.learnt(services);
@@ -151,6 +159,8 @@ impl Default for NodeMetrics {
             sync_duration: sync(),
             sync_full: sync(),
             sync_partial: sync(),
+            flows_deleted: PerFamily::default(),
+            flows_reconciled: sync(),
             network_programming: PerFamily::from_fn(|_| {
                 histogram::Histogram::new(network_programming_bounds())
             }),
@@ -228,10 +238,16 @@ impl Collector for Node {
         let version = [("version", env!("CARGO_PKG_VERSION"))];
         begin(encoder, &catalogue::BUILD)?.only().info(&version)?;
 
+        let mut deleted = begin(encoder, &catalogue::FLOWS_DELETED)?;
+        for family in Family::BOTH {
+            let count = metrics.flows_deleted.get(family).get();
+            deleted.at(&[("ip_family", family.as_str())])?.counter(count)?;
+        }
         for (metric, histograms) in [
             (catalogue::SYNC_DURATION, &metrics.sync_duration),
             (catalogue::SYNC_FULL, &metrics.sync_full),
             (catalogue::SYNC_PARTIAL, &metrics.sync_partial),
+            (catalogue::FLOWS_RECONCILED, &metrics.flows_reconciled),
             (catalogue::NETWORK_PROGRAMMING, &metrics.network_programming),
         ] {
             let mut samples = begin(encoder, &metric)?;

@@ -114,6 +114,7 @@ fn everything_used() -> Admin {
         for sync in [Sync::Full, Sync::Partial] {
             admin.metrics.rules_synced(family, sync, Duration::from_millis(3));
         }
+        admin.metrics.flows_reconciled(family, 2, Duration::from_millis(20));
         admin.metrics.network_programmed(family, Duration::from_millis(300));
     }
     for reason in Refusal::ALL {
@@ -320,8 +321,13 @@ fn kube_proxys_bounds_are_kept_where_its_name_is() {
             .map(|line| line.labels["le"].parse().unwrap())
             .collect()
     };
-    for kind in ["sync", "sync_full", "sync_partial"] {
-        let bounds = bounds_of(&format!("kubeproxy_{kind}_proxy_rules_duration_seconds"));
+    for kind in [
+        "sync_proxy_rules",
+        "sync_full_proxy_rules",
+        "sync_partial_proxy_rules",
+        "conntrack_reconciler_sync",
+    ] {
+        let bounds = bounds_of(&format!("kubeproxy_{kind}_duration_seconds"));
         assert_eq!(bounds.len(), 15);
         assert_eq!((bounds[0], bounds[14]), (0.001, 16.384));
     }
