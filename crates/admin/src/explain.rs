@@ -17,6 +17,8 @@ use streamvs_table::{Disposition, Endpoint, Family, Protocol, ServiceName, Servi
 pub use crate::client::explanation as fetch;
 pub use text::render_text;
 
+use rules::Way;
+
 /// Most names suggested for one that is not there.
 const MAX_NEAR: usize = 5;
 
@@ -81,6 +83,8 @@ pub struct PortView {
     pub internal_traffic_policy: String,
     /// Those in which it has a ClusterIP.
     pub families: Vec<FamilyView>,
+    /// What outside it can be reached by; none where it has a ClusterIP only.
+    pub external: Option<ExternalView>,
     /// What else somebody who wonders should know.
     pub notes: Vec<String>,
     /// IPv4 first, each family by address.
@@ -104,6 +108,40 @@ pub struct FamilyView {
     pub topology: String,
 }
 
+/// What becomes of connections from outside, to other addresses than the ClusterIP.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ExternalView {
+    /// Where one is allocated.
+    pub node_port: Option<u16>,
+    /// Those of load balancers that this node serves.
+    #[serde(rename = "loadBalancerIPs")]
+    pub load_balancer_ips: Vec<IpAddr>,
+    /// Those that the operator allows.
+    #[serde(rename = "externalIPs")]
+    pub external_ips: Vec<IpAddr>,
+    /// Who may reach the load balancers' addresses, as CIDRs; empty where everybody may.
+    pub load_balancer_source_ranges: Vec<String>,
+    /// Where a load balancer asks whether this node has endpoints.
+    pub health_check_node_port: Option<u16>,
+    /// `Cluster` or `Local`.
+    pub external_traffic_policy: String,
+    /// Those of the ClusterIPs.
+    pub families: Vec<ExternalFamilyView>,
+}
+
+/// What happens to new connections of a family from outside.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ExternalFamilyView {
+    /// `IPv4` or `IPv6`.
+    pub family: String,
+    /// `balance`, `reject` or `drop`.
+    pub disposition: String,
+    /// Why.
+    pub reason: String,
+}
+
 /// One endpoint, and whether it is used.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -122,6 +160,20 @@ pub struct EndpointReason {
     pub terminating: bool,
     /// Share of new traffic.
     pub weight: u16,
+    /// New connections and streams to the ClusterIP go there from this node.
+    pub used: bool,
+    /// Why, or why not.
+    pub reason: String,
+    /// The field and the KEP that say so.
+    pub rule: String,
+    /// The same of connections from outside; none where outside cannot reach the Service.
+    pub from_outside: Option<OutsideReason>,
+}
+
+/// Whether an endpoint is used for connections from outside.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OutsideReason {
     /// New connections and streams go there from this node.
     pub used: bool,
     /// Why, or why not.
@@ -155,7 +207,7 @@ fn port_view(plan: &Plan, service: &Arc<ServicePort>) -> PortView {
             family: family.to_string(),
             cluster_ip,
             disposition: rules::disposition_name(disposition).to_owned(),
-            reason: disposition_reason(service, family, disposition),
+            reason: disposition_reason(service, family, Way::Internal),
             topology: rules::topology(*service.reasons.topology.get(family)),
         })
     };
@@ -170,31 +222,56 @@ fn port_view(plan: &Plan, service: &Arc<ServicePort>) -> PortView {
         affinity_seconds: service.affinity.map(|timeout| timeout.as_secs()),
         internal_traffic_policy: rules::policy_name(service.internal_policy).to_owned(),
         families: Family::BOTH.into_iter().filter_map(in_family).collect(),
+        external: service.is_external().then(|| external_view(service)),
         notes: notes(plan, service, scheduler, servers),
         endpoints: service.endpoints.iter().map(|each| endpoint_reason(service, each)).collect(),
     }
 }
 
-fn disposition_reason(service: &ServicePort, family: Family, disposition: Disposition) -> String {
+fn external_view(service: &ServicePort) -> ExternalView {
+    let in_family = |family| {
+        service.cluster_ip(family)?;
+        let disposition = service.disposition_by(service.external_policy, family);
+        Some(ExternalFamilyView {
+            family: family.to_string(),
+            disposition: rules::disposition_name(disposition).to_owned(),
+            reason: disposition_reason(service, family, Way::External),
+        })
+    };
+    ExternalView {
+        node_port: service.node_port,
+        load_balancer_ips: service.load_balancer_ips.clone(),
+        external_ips: service.external_ips.clone(),
+        load_balancer_source_ranges: service
+            .source_ranges
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
+        health_check_node_port: service.health_check_node_port,
+        external_traffic_policy: rules::policy_name(service.external_policy).to_owned(),
+        families: Family::BOTH.into_iter().filter_map(in_family).collect(),
+    }
+}
+
+fn disposition_reason(service: &ServicePort, family: Family, way: Way) -> String {
+    let policy = way.policy(service);
     let all = service.endpoints(family).count();
-    let used = service
-        .endpoints(family)
-        .filter(|endpoint| endpoint.usable(service.internal_policy))
-        .count();
-    match disposition {
+    let used = service.endpoints(family).filter(|endpoint| endpoint.usable(policy)).count();
+    match service.disposition_by(policy, family) {
         Disposition::Balance => format!("{used} of {all} endpoints are used"),
         Disposition::Reject if all == 0 => "there is no endpoint".to_owned(),
         Disposition::Reject => format!("none of {all} endpoints can take traffic"),
-        Disposition::Drop => {
-            "internalTrafficPolicy is Local, and only other nodes have endpoints (KEP-2086)"
-                .to_owned()
-        }
+        Disposition::Drop => way.dropped().to_owned(),
     }
 }
 
 fn endpoint_reason(service: &ServicePort, endpoint: &Endpoint) -> EndpointReason {
-    let policy = service.internal_policy;
-    let (reason, rule) = rules::endpoint(endpoint, policy);
+    let used = |way: Way| endpoint.usable(way.policy(service)) && endpoint.weight > 0;
+    let (reason, rule) = rules::endpoint(service, endpoint, Way::Internal);
+    let from_outside = || {
+        let (reason, rule) = rules::endpoint(service, endpoint, Way::External);
+        OutsideReason { used: used(Way::External), reason, rule: rule.to_owned() }
+    };
     EndpointReason {
         address: endpoint.address,
         node: endpoint.node.as_deref().map(str::to_owned),
@@ -203,9 +280,10 @@ fn endpoint_reason(service: &ServicePort, endpoint: &Endpoint) -> EndpointReason
         serving: endpoint.serving,
         terminating: endpoint.terminating,
         weight: endpoint.weight,
-        used: endpoint.usable(policy) && endpoint.weight > 0,
+        used: used(Way::Internal),
         reason,
         rule: rule.to_owned(),
+        from_outside: service.is_external().then(from_outside),
     }
 }
 

@@ -39,6 +39,12 @@ pub struct ServiceView {
     pub cluster_ips: Vec<IpAddr>,
     /// Where one is allocated.
     pub node_port: Option<u16>,
+    /// Those of load balancers that this node serves.
+    #[serde(rename = "loadBalancerIPs", default)]
+    pub load_balancer_ips: Vec<IpAddr>,
+    /// Those that the operator allows.
+    #[serde(rename = "externalIPs", default)]
+    pub external_ips: Vec<IpAddr>,
     /// The scheduler in use; none where the kernel balances (UDP, SCTP).
     pub scheduler: Option<String>,
     /// As the Service has it.
@@ -90,10 +96,12 @@ pub struct EndpointView {
     pub serving: bool,
     /// The EndpointSlice's condition.
     pub terminating: bool,
-    /// New connections and streams may go there from this node.
+    /// New connections and streams to the ClusterIP may go there from this node.
     pub usable: bool,
     /// Why it is usable, or is not.
     pub reason: String,
+    /// The same of connections from outside; none where outside cannot reach the Service.
+    pub usable_from_outside: Option<bool>,
     /// Share of new traffic.
     pub weight: u16,
     /// TCP connections balanced as a whole and open there now.
@@ -140,6 +148,8 @@ fn service_view(plan: &Plan, service: &ServicePort) -> ServiceView {
         service_port: service.port,
         cluster_ips: service.cluster_ips.clone(),
         node_port: service.node_port,
+        load_balancer_ips: service.load_balancer_ips.clone(),
+        external_ips: service.external_ips.clone(),
         scheduler,
         app_protocol: service.app_protocol.as_deref().map(str::to_owned),
         affinity_seconds: service.affinity.map(|timeout| timeout.as_secs()),
@@ -198,6 +208,9 @@ fn endpoint_view(
         terminating: endpoint.terminating,
         usable: endpoint.usable(service.internal_policy),
         reason: endpoint.usability.get(service.internal_policy).to_string(),
+        usable_from_outside: service
+            .is_external()
+            .then(|| endpoint.usable(service.external_policy)),
         weight: endpoint.weight,
         active_connections: target.map_or(0, Target::active_connections),
         active_streams: target.map_or(0, Target::active_streams),

@@ -5,8 +5,49 @@ use streamvs_table::{
     Usability,
 };
 
+/// Where a connection comes from and goes to, which decides whose policy holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// To the ClusterIP.
+    Internal,
+    /// From outside, to one of the other addresses.
+    External,
+}
+
+impl Way {
+    pub(super) fn policy(self, service: &ServicePort) -> TrafficPolicy {
+        match self {
+            Self::Internal => service.internal_policy,
+            Self::External => service.external_policy,
+        }
+    }
+
+    /// What says that only this node's endpoints count.
+    fn local_rule(self) -> &'static str {
+        match self {
+            Self::Internal => "spec.internalTrafficPolicy, KEP-2086",
+            Self::External => "spec.externalTrafficPolicy",
+        }
+    }
+
+    /// Why new connections are dropped.
+    pub(super) fn dropped(self) -> &'static str {
+        match self {
+            Self::Internal => {
+                "internalTrafficPolicy is Local, and only other nodes have endpoints (KEP-2086)"
+            }
+            Self::External => "externalTrafficPolicy is Local, and only other nodes have endpoints",
+        }
+    }
+}
+
 /// Why an endpoint is used or not, and what says so.
-pub(super) fn endpoint(endpoint: &Endpoint, policy: TrafficPolicy) -> (String, &'static str) {
+pub(super) fn endpoint(
+    service: &ServicePort,
+    endpoint: &Endpoint,
+    way: Way,
+) -> (String, &'static str) {
+    let policy = way.policy(service);
     if endpoint.usable(policy) && endpoint.weight == 0 {
         return ("its weight is 0".to_owned(), "annotation streamvs.io/weight");
     }
@@ -16,18 +57,18 @@ pub(super) fn endpoint(endpoint: &Endpoint, policy: TrafficPolicy) -> (String, &
     };
     match *endpoint.usability.get(policy) {
         Usability::NotReady => (not_ready(), "conditions.ready, KEP-1669"),
-        usability => (usability.to_string(), source(usability)),
+        usability => (usability.to_string(), source(usability, way)),
     }
 }
 
-fn source(usability: Usability) -> &'static str {
+fn source(usability: Usability, way: Way) -> &'static str {
     match usability {
         Usability::Ready => "conditions.ready, KEP-752",
         Usability::SameNode | Usability::HintedToOtherNode => "hints.forNodes, KEP-3015",
         Usability::SameZone | Usability::HintedToOtherZone => "hints.forZones, KEP-2433",
         Usability::TerminatingFallback => "conditions.serving and terminating, KEP-1669",
         Usability::NotReady | Usability::Terminating => "conditions.terminating, KEP-1669",
-        Usability::NotLocal => "spec.internalTrafficPolicy, KEP-2086",
+        Usability::NotLocal => way.local_rule(),
     }
 }
 

@@ -75,6 +75,49 @@ fn the_disposition_is_said_with_its_reason() {
 }
 
 #[test]
+fn outside_has_its_own_addresses_policy_and_endpoints() {
+    let near = || endpoint("192.0.2.1:80", Usability::Ready);
+    let mut far = endpoint("192.0.2.2:80", Usability::Ready);
+    far.usability.local = Usability::NotLocal;
+    let mut web = web(vec![near(), far]);
+    web.node_port = Some(30_080);
+    web.load_balancer_ips = vec!["203.0.113.1".parse().unwrap()];
+    web.external_ips = vec!["203.0.113.9".parse().unwrap()];
+    web.source_ranges = vec!["198.51.100.0/24".parse().unwrap()];
+    web.health_check_node_port = Some(32_000);
+    web.external_policy = TrafficPolicy::Local;
+    let explanation = explain(&plan(vec![web]), "shop", "web");
+    let text = render_text(&explanation);
+    let expected = "\
+  Outside   node port 30080, load balancer 203.0.113.1 from 198.51.100.0/24 only, externalIPs 203.0.113.9
+            externalTrafficPolicy Local
+            IPv4 balance: 1 of 2 endpoints are used
+            health check node port 32000
+  ENDPOINT      USED  NODE    ZONE  WHY
+  192.0.2.1:80  yes   node-a  -     ready (conditions.ready, KEP-752)
+  192.0.2.2:80  yes   node-a  -     ready (conditions.ready, KEP-752)
+  192.0.2.2:80  no    node-a  -     from outside: the traffic policy is Local and it runs on another node (spec.externalTrafficPolicy)
+";
+    assert!(text.ends_with(expected), "{text}");
+}
+
+#[test]
+fn outside_is_dropped_where_only_other_nodes_have_endpoints() {
+    let mut far = web(vec![endpoint("192.0.2.3:80", Usability::NotLocal)]);
+    only_elsewhere(&mut far);
+    assert_eq!(only_port(far.clone()).external, None, "it has a ClusterIP only");
+    far.node_port = Some(30_080);
+    far.external_policy = TrafficPolicy::Local;
+    let port = only_port(far);
+    assert_eq!(port.families[0].disposition, "balance");
+    assert!(port.endpoints[0].used);
+    assert_eq!(port.endpoints[0].from_outside.as_ref().map(|outside| outside.used), Some(false));
+    let outside = &port.external.expect("it has a node port").families[0];
+    let reason = "externalTrafficPolicy is Local, and only other nodes have endpoints";
+    assert_eq!((&*outside.disposition, &*outside.reason), ("drop", reason));
+}
+
+#[test]
 fn what_hints_came_to_is_said() {
     for (outcome, words) in [
         (TopologyOutcome::NoHints, "no ready endpoint has a hint"),
@@ -189,6 +232,10 @@ Port grpc 50051/TCP
   Affinity  ClientIP, 10800 s
   IPv4      10.96.0.10 balance: 2 of 3 endpoints are used; no ready endpoint has a hint that is asked for
   IPv6      2001:db8:96::10 balance: 1 of 1 endpoints are used; no ready endpoint has a hint that is asked for
+  Outside   node port 30051
+            externalTrafficPolicy Cluster
+            IPv4 balance: 2 of 3 endpoints are used
+            IPv6 balance: 1 of 1 endpoints are used
   Note      sessionAffinity is ClientIP: all connections and streams of a client go to one endpoint
   ENDPOINT            USED  NODE    ZONE  WHY
   192.0.2.1:9000      yes   node-a  -     ready (conditions.ready, KEP-752)

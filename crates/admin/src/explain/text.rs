@@ -1,8 +1,11 @@
 //! An explanation on the terminal.
 
 use std::fmt::Write as _;
+use std::net::IpAddr;
 
-use super::{EndpointReason, Explanation, PortView};
+use super::{
+    EndpointReason, Explanation, ExternalFamilyView, ExternalView, OutsideReason, PortView,
+};
 
 /// Renders it. The text ends with a line end.
 pub fn render_text(explanation: &Explanation) -> String {
@@ -54,6 +57,17 @@ fn port_text(text: &mut String, port: &PortView) {
         );
         fact(&family.family, &of_family);
     }
+    if let Some(external) = &port.external {
+        fact("Outside", &addresses(external));
+        let ExternalView { external_traffic_policy: policy, families, .. } = external;
+        fact("", &format!("externalTrafficPolicy {policy}"));
+        for ExternalFamilyView { family, disposition, reason } in families {
+            fact("", &format!("{family} {disposition}: {reason}"));
+        }
+        if let Some(port) = external.health_check_node_port {
+            fact("", &format!("health check node port {port}"));
+        }
+    }
     for note in &port.notes {
         fact("Note", note);
     }
@@ -62,7 +76,7 @@ fn port_text(text: &mut String, port: &PortView) {
     }
     let rows: Vec<[String; 5]> =
         std::iter::once(["ENDPOINT", "USED", "NODE", "ZONE", "WHY"].map(str::to_owned))
-            .chain(port.endpoints.iter().map(row))
+            .chain(port.endpoints.iter().flat_map(rows_of))
             .collect();
     let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
     let widths = [width(0), width(1), width(2), width(3)];
@@ -75,13 +89,42 @@ fn port_text(text: &mut String, port: &PortView) {
     }
 }
 
-fn row(endpoint: &EndpointReason) -> [String; 5] {
+/// What there is besides the ClusterIP, and who may reach it.
+fn addresses(external: &ExternalView) -> String {
+    let ExternalView { node_port, load_balancer_ips, external_ips, .. } = external;
+    let listed = |name: &str, ips: &[IpAddr]| {
+        let ips: Vec<_> = ips.iter().map(IpAddr::to_string).collect();
+        (!ips.is_empty()).then(|| format!("{name} {}", ips.join(" ")))
+    };
+    let balancers = listed("load balancer", load_balancer_ips).map(|mut balancers| {
+        if !external.load_balancer_source_ranges.is_empty() {
+            let ranges = external.load_balancer_source_ranges.join(" ");
+            let _ = write!(balancers, " from {ranges} only");
+        }
+        balancers
+    });
+    let node_port = node_port.map(|port| format!("node port {port}"));
+    let all = [node_port, balancers, listed("externalIPs", external_ips)];
+    all.into_iter().flatten().collect::<Vec<_>>().join(", ")
+}
+
+/// A row for the endpoint, and another one where outside is told another thing.
+fn rows_of(endpoint: &EndpointReason) -> impl Iterator<Item = [String; 5]> {
     let or_dash = |name: &Option<String>| name.clone().unwrap_or_else(|| "-".to_owned());
-    [
-        endpoint.address.to_string(),
-        if endpoint.used { "yes" } else { "no" }.to_owned(),
-        or_dash(&endpoint.node),
-        or_dash(&endpoint.zone),
-        format!("{} ({})", endpoint.reason, endpoint.rule),
-    ]
+    let row = |used: bool, why: String| {
+        [
+            endpoint.address.to_string(),
+            if used { "yes" } else { "no" }.to_owned(),
+            or_dash(&endpoint.node),
+            or_dash(&endpoint.zone),
+            why,
+        ]
+    };
+    let EndpointReason { used, reason, rule, .. } = endpoint;
+    let outside = endpoint.from_outside.as_ref();
+    let other = outside.filter(|outside| (&outside.used, &outside.reason) != (used, reason));
+    let other = other.map(|OutsideReason { used, reason, rule }| {
+        row(*used, format!("from outside: {reason} ({rule})"))
+    });
+    std::iter::once(row(*used, format!("{reason} ({rule})"))).chain(other)
 }

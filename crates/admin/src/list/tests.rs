@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use streamvs_balance::{Choice, ConnectFailure, Unit, Verdict};
-use streamvs_table::{Family, Protocol, Usability};
+use streamvs_table::{Family, Protocol, TrafficPolicy, Usability};
 
 use super::*;
 use crate::testing::{endpoint, give, plan, server, service, shop};
@@ -48,6 +48,7 @@ fn endpoint_json(address: &str, port: u16, changes: Value) -> Value {
         "weight": 1, "activeConnections": 0, "activeStreams": 0,
         "connections": 0, "streams": 0, "failures": 0,
         "grpcResponses": 0, "grpcErrors": 0, "p50Seconds": null, "p99Seconds": null,
+        "usableFromOutside": true,
     });
     for (key, value) in changes.as_object().unwrap() {
         assert!(endpoint.get(key).is_some(), "{key}");
@@ -63,7 +64,7 @@ fn the_json_of_a_dual_stack_service_port_is_one_object_with_every_field() {
     let expected = json!({
         "namespace": "shop", "name": "cart", "port": "grpc", "protocol": "TCP",
         "servicePort": 50051, "clusterIPs": ["10.96.0.10", "2001:db8:96::10"],
-        "nodePort": 30051, "scheduler": "rr", "appProtocol": "kubernetes.io/h2c",
+        "nodePort": 30051, "loadBalancerIPs": [], "externalIPs": [], "scheduler": "rr", "appProtocol": "kubernetes.io/h2c",
         "affinitySeconds": 10800,
         "connections": {"http2": 3, "tcp": 1, "tls": 0}, "activeConnections": 1,
         "replays": 0, "noEndpoint": 0, "bytesToUpstream": 10, "bytesToDownstream": 20,
@@ -77,6 +78,7 @@ fn the_json_of_a_dual_stack_service_port_is_one_object_with_every_field() {
             })),
             endpoint_json("192.0.2.10", 9000, json!({
                 "ready": false, "terminating": true, "usable": false, "reason": "terminating",
+                "usableFromOutside": false,
             })),
             endpoint_json("2001:db8::1", 9000, json!({"activeStreams": 1, "streams": 1})),
         ],
@@ -108,6 +110,27 @@ fn json_read_back_is_the_same_and_unknown_fields_do_no_harm() {
 }
 
 #[test]
+fn what_outside_is_told_otherwise_is_noted() {
+    let mut near = endpoint("192.0.2.1:80", Usability::Ready);
+    near.usability.cluster = Usability::HintedToOtherZone;
+    let mut far = endpoint("192.0.2.2:80", Usability::Ready);
+    far.usability.local = Usability::NotLocal;
+    let mut web = service("shop/web", Protocol::Tcp, 80, &["10.96.0.9"], vec![near, far]);
+    web.external_policy = TrafficPolicy::Local;
+    web.load_balancer_ips = vec!["203.0.113.1".parse().unwrap()];
+    web.external_ips = vec!["203.0.113.9".parse().unwrap()];
+    let text = render_text(&views(&plan(vec![web])), Columns::Load);
+    let expected = "\
+Prot LocalAddress:Port Scheduler Service
+  -> RemoteAddress:Port  Weight  ActiveConn  ActiveStreams  Conns  Streams
+TCP  10.96.0.9:80 lc shop/web also 203.0.113.1, 203.0.113.9
+  -> 192.0.2.1:80        1       0           0              0      0        hinted to other zones, but used from outside
+  -> 192.0.2.2:80        1       0           0              0      0        not used from outside
+";
+    assert_eq!(text, expected);
+}
+
+#[test]
 fn the_table_has_a_block_for_each_cluster_ip() {
     let (plan, _open) = busy_shop();
     let text = render_text(&views(&plan), Columns::Load);
@@ -116,11 +139,11 @@ Prot LocalAddress:Port Scheduler Service
   -> RemoteAddress:Port  Weight  ActiveConn  ActiveStreams  Conns  Streams
 UDP  10.96.0.53:53 - kube-system/kube-dns:dns
   -> 192.0.2.53:53       1       0           0              0      0
-TCP  10.96.0.10:50051 rr shop/cart:grpc persistent 10800
+TCP  10.96.0.10:50051 rr shop/cart:grpc persistent 10800 also node port 30051
   -> 192.0.2.1:9000      1       0           4              0      4
   -> 192.0.2.2:9000      1       1           0              1      4
   -> 192.0.2.10:9000     1       0           0              0      0        terminating
-TCP  [2001:db8:96::10]:50051 rr shop/cart:grpc persistent 10800
+TCP  [2001:db8:96::10]:50051 rr shop/cart:grpc persistent 10800 also node port 30051
   -> [2001:db8::1]:9000  1       0           1              0      1
 TCP  10.96.0.20:3306 lc shop/db
   -> 192.0.2.20:3306     1       0           0              0      0        not ready
@@ -135,11 +158,11 @@ fn stats_show_totals_errors_and_durations() {
     let expected = "\
 Prot LocalAddress:Port Scheduler Service
   -> RemoteAddress:Port  Conns  Streams  Failures  GrpcErrors  P50    P99
-TCP  10.96.0.10:50051 rr shop/cart:grpc persistent 10800
+TCP  10.96.0.10:50051 rr shop/cart:grpc persistent 10800 also node port 30051
   -> 192.0.2.1:9000      0      4        0         -           -      -
   -> 192.0.2.2:9000      1      4        2         25.0%       550us  991us
   -> 192.0.2.10:9000     0      0        0         -           -      -      terminating
-TCP  [2001:db8:96::10]:50051 rr shop/cart:grpc persistent 10800
+TCP  [2001:db8:96::10]:50051 rr shop/cart:grpc persistent 10800 also node port 30051
   -> [2001:db8::1]:9000  0      1        0         -           -      -
 ";
     assert_eq!(render_text(cart, Columns::Stats), expected);
@@ -159,11 +182,11 @@ fn rates_are_of_two_samples() {
     let expected = "\
 Prot LocalAddress:Port Scheduler Service
   -> RemoteAddress:Port  ActiveConn  ActiveStreams  Conns/s  Streams/s  Failures/s  GrpcErr/s
-TCP  10.96.0.10:50051 rr shop/cart:grpc persistent 10800
+TCP  10.96.0.10:50051 rr shop/cart:grpc persistent 10800 also node port 30051
   -> 192.0.2.1:9000      0           3              0.0      2.0        0.0         0.0
   -> 192.0.2.2:9000      0           0              0.0      0.0        0.0         0.0
   -> 192.0.2.10:9000     0           0              0.0      0.0        0.0         0.0        terminating
-TCP  [2001:db8:96::10]:50051 rr shop/cart:grpc persistent 10800
+TCP  [2001:db8:96::10]:50051 rr shop/cart:grpc persistent 10800 also node port 30051
   -> [2001:db8::1]:9000  0           0              0.0      0.0        0.0         0.0
 ";
     assert_eq!(rate(&before, &after, 1500), expected);

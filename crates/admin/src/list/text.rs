@@ -124,13 +124,30 @@ fn service_row(service: &ServiceView, cluster_ip: IpAddr) -> Row {
         left.push_str(" persistent ");
         left.push_str(&seconds.to_string());
     }
+    let same_family = |ip: &&IpAddr| ip.is_ipv4() == cluster_ip.is_ipv4();
+    let others = service.load_balancer_ips.iter().chain(&service.external_ips);
+    let others = others.filter(same_family).map(IpAddr::to_string);
+    let node_port = service.node_port.map(|port| format!("node port {port}"));
+    let others: Vec<String> = node_port.into_iter().chain(others).collect();
+    if !others.is_empty() {
+        left.push_str(" also ");
+        left.push_str(&others.join(", "));
+    }
     Row { left, ..Row::default() }
 }
 
 fn endpoint_row(endpoint: &EndpointView, cells: Vec<String>) -> Row {
     let address = SocketAddr::new(endpoint.address, endpoint.port);
     // "ready" is what one expects.
-    let note = if endpoint.reason == "ready" { String::new() } else { endpoint.reason.clone() };
+    let mut note = if endpoint.reason == "ready" { String::new() } else { endpoint.reason.clone() };
+    match endpoint.usable_from_outside {
+        Some(true) if !endpoint.usable => note.push_str(", but used from outside"),
+        Some(false) if endpoint.usable => {
+            note.push_str(if note.is_empty() { "" } else { ", " });
+            note.push_str("not used from outside");
+        }
+        _ => {}
+    }
     Row { left: format!("  -> {address}"), cells, note }
 }
 
