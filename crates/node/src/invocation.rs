@@ -80,7 +80,8 @@ pub(crate) enum Refusal {
 
 /// Reads the arguments, the program's name first, and the file they name.
 pub(crate) fn read(arguments: Vec<OsString>) -> Result<Invocation, Refusal> {
-    let mut arguments: Vec<_> = arguments.into_iter().map(with_dashes).collect();
+    let mut arguments: Vec<_> =
+        arguments.into_iter().map(with_dashes).filter(|argument| !is_unset(argument)).collect();
     let mut matches = parse(&arguments)?;
     let Some(run) = matches.subcommand_matches("run") else {
         let cli = Cli::from_arg_matches(&matches).map_err(Refusal::Usage)?;
@@ -167,6 +168,12 @@ fn with_dashes(argument: OsString) -> OsString {
     };
     let (name, value) = text.split_at(text.find('=').unwrap_or(text.len()));
     if name.contains('_') { (name.replace('_', "-") + value).into() } else { argument }
+}
+
+/// kube-proxy takes an empty list of ranges for none given, as templates write it.
+fn is_unset(argument: &OsString) -> bool {
+    let flag = argument.to_str().and_then(|text| text.strip_prefix("--")?.strip_suffix('='));
+    flag.is_some_and(|flag| ["cluster-cidr", "nodeport-addresses"].contains(&flag))
 }
 
 /// It is on the command line or in the environment.

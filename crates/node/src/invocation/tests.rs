@@ -181,6 +181,14 @@ fn a_long_sync_period_is_bounded_and_said() {
 }
 
 #[test]
+fn an_empty_list_of_ranges_is_none_given() {
+    let run = run("--cluster-cidr= --nodeport_addresses=");
+    assert!(run.options.cluster_cidr.is_empty());
+    assert_eq!(run.options.nodeport_addresses, [crate::cli::values::NodePortAddresses::Primary]);
+    assert!(refused("streamvs run --manifests m --upstream-mark=").contains("--upstream-mark"));
+}
+
+#[test]
 fn klogs_spellings_are_understood() {
     for (flags, level) in [
         ("--v=2", tracing::Level::INFO),
