@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
 use serde_json::{Map, Value};
+use streamvs_support::agent::program;
 use streamvs_test_kube::programs;
 
 use crate::files::{chart, deploy, document, documents, output, read};
@@ -120,6 +121,32 @@ fn a_wrong_value_is_refused_by_name() {
         let stderr = String::from_utf8_lossy(&refused.stderr);
         assert!(stderr.contains(named), "{named} in {stderr}");
     }
+}
+
+#[test]
+fn the_schema_knows_every_scheduler_of_the_program_and_no_other() {
+    let schema: Value =
+        serde_json::from_str(&read(&chart().join("values.schema.json"))).expect("JSON");
+    let listed = schema["properties"]["scheduler"]["enum"].as_array().expect("a list");
+    let listed: BTreeSet<&str> = listed.iter().filter_map(Value::as_str).collect();
+    let arguments = ["run", "--manifests", "none", "--ipvs-scheduler", "fastest"];
+    let refused = Command::new(program()).args(arguments).output().expect("streamvs starts");
+    let message = String::from_utf8_lossy(&refused.stderr);
+    let (_, names) = message.split_once("accepted are ").expect("the names are listed");
+    let names = names.lines().next().expect("a line");
+    // Empty: the program's default.
+    let names = names.split(", ").chain([""]).collect();
+    assert_eq!(listed, names, "{message}");
+}
+
+#[test]
+fn what_somebody_else_makes_is_left_out_and_used() {
+    let own = ["serviceAccount.create=false", "serviceAccount.name=theirs", "rbac.create=false"];
+    let objects = from_chart(&["--set", &own.join(",")]);
+    let kinds: BTreeSet<&str> = objects.keys().map(|(kind, _)| kind.as_str()).collect();
+    assert_eq!(kinds, ["DaemonSet"].into());
+    let daemon_set = &objects[&("DaemonSet".to_owned(), "streamvs".to_owned())];
+    assert_eq!(daemon_set["spec"]["template"]["spec"]["serviceAccountName"], "theirs");
 }
 
 #[test]

@@ -3,6 +3,8 @@
 //! - `manifests`: each file parses; the rights, the privileges, the times that must fit.
 //! - `flags`: the command lines that are given to the program are understood by it.
 //! - `chart`: the chart's values, its schema and the kustomize overlays say the same.
+//! - `image`: the Dockerfile builds what the repository builds.
+//! - `kube_proxy`: the real kube-proxy's flags, file and pages have their counterpart.
 //! - `metrics`: dashboard and alerts ask for metrics that there are.
 //!
 //! A real API server judges the manifests elsewhere (`tests/kube`).
@@ -13,6 +15,10 @@ mod chart;
 mod files;
 #[cfg(test)]
 mod flags;
+#[cfg(test)]
+mod image;
+#[cfg(test)]
+mod kube_proxy;
 #[cfg(test)]
 mod manifests;
 #[cfg(test)]

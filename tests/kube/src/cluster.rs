@@ -5,7 +5,7 @@ mod etcd;
 
 use std::collections::BTreeSet;
 use std::io::Write;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -151,6 +151,15 @@ impl Cluster {
     /// The process of the API server.
     pub fn server(&self) -> Option<&Process> {
         self.server.as_ref()
+    }
+
+    /// Gives a Node an InternalIP, as its kubelet would. Without it kube-proxy asks for it for
+    /// half a minute before it starts.
+    #[track_caller]
+    pub fn set_node_address(&self, node: &str, ip: IpAddr) {
+        let address = json!({ "type": "InternalIP", "address": ip });
+        let patch = json!({ "status": { "addresses": [address] } }).to_string();
+        self.kubectl(&["patch", "node", node, "--subresource=status", "-p", &patch], "");
     }
 
     /// A kubeconfig for the lab, of the user who may do everything.

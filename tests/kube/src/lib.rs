@@ -10,6 +10,7 @@
 //! - `flow`: what is applied is served.
 //! - `updates`: what changes is live at once, and costs nothing.
 //! - `outage`: nor does the API server's absence.
+//! - `face`: what reads kube-proxy's pages reads ours.
 //! - `schedulers`: by flag and by annotation.
 //! - `events`: a node's agent tells the API server of itself.
 //! - `rbac`: no right too many, none too few.
@@ -24,6 +25,8 @@ pub use cluster::Cluster;
 
 #[cfg(test)]
 mod events;
+#[cfg(test)]
+mod face;
 #[cfg(test)]
 mod flow;
 #[cfg(test)]

@@ -10,7 +10,9 @@ use streamvs_support::grpc::load::Load;
 use streamvs_support::manifest::Service;
 use streamvs_support::wait::eventually;
 
-use crate::scene::{GRPC_PORT, PODS, SERVICE_PORT, Scene, address, grpc_service, needs_node};
+use crate::scene::{
+    CAPTURES, GRPC_PORT, PODS, SERVICE_PORT, Scene, address, grpc_service, needs_node,
+};
 
 /// `CAP_NET_ADMIN` (12) and `CAP_NET_RAW` (13), as `/proc` writes a set.
 const NET_ADMIN_AND_RAW: &str = "0000000000003000";
@@ -107,6 +109,48 @@ fn a_container_that_has_no_more_is_enough_too() {
     assert!(agent.stop(PATIENCE).success(), "{}", agent.log());
     let rules = scene.lab.node().netns().output("iptables-save", &[]);
     assert!(!rules.contains("STREAMVS"), "{rules}");
+}
+
+/// Makes the file system of a container as deploy/ asks for it, in a mount namespace of its own:
+/// `/` and `/proc/sys` can be read, and the agent's folder (for those of its admin socket and
+/// state) and the lock of iptables written. `$1` is the folder; the rest becomes the process.
+const READ_ONLY: &str = "\
+    folder=$1; shift
+    touch /run/xtables.lock
+    for kept in \"$folder\" /run/xtables.lock; do mount --bind \"$kept\" \"$kept\"; done
+    for path in /proc/sys / /run /tmp /var; do
+        [ $path = /proc/sys ] && mount --bind $path $path
+        if mountpoint -q $path; then mount -o remount,bind,ro $path; fi
+    done
+    for path in / /etc /root /run /tmp /var /usr; do
+        if touch $path/streamvs-probe 2>/dev/null; then echo \"$path can be written\"; exit 9; fi
+    done
+    exec \"$@\"";
+
+#[test]
+fn a_container_whose_root_is_read_only_is_enough() {
+    needs_node!("unshare", "setpriv", "mount", "nft");
+    for capture in CAPTURES {
+        let scene = Scene::new();
+        let _endpoints = scene.grpc(Family::V4, PODS);
+        let service = grpc_service(Family::V4);
+        scene.publish(&service, &PODS);
+        let mut command = scene.lab.node().command("unshare");
+        command.args(["--mount", "sh", "-ec", READ_ONLY, "sh"]).arg(scene.folder.path());
+        command
+            .args(["setpriv", "--no-new-privs", "--inh-caps=-all"])
+            .arg("--bounding-set=-all,+net_admin,+net_raw")
+            .arg(program());
+        let source = Source::Manifests(&scene.manifests);
+        let flags = [capture, &["--kube-proxy-replacement"]].concat();
+        let agent = Agent::spawn_by(command, scene.lab.node(), scene.folder.path(), source, &flags);
+        let mut agent = agent.wait_until_healthy();
+        let report = Load::unary(address(&service), 1).calls(30).run(scene.client());
+        assert!(report.without_failure().spread(&PODS) <= 1);
+        assert!(agent.stop(PATIENCE).success(), "{}", agent.log());
+        let log = agent.log();
+        assert!(!log.contains("Read-only file system"), "{log}");
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use streamvs_support::lab::Lab;
 use streamvs_support::manifest::{Endpoint, Service, node};
 use streamvs_support::process::Process;
@@ -64,11 +64,7 @@ impl Bench {
         let (port, target) = PORTS;
         let service = Service::new("probe", &[Family::V4], 10).port("grpc", port, target);
         cluster.apply(&[node("node", "zone-a"), service.object()]);
-        // Without it kube-proxy asks for it for half a minute before it starts.
-        let address = json!({ "type": "InternalIP", "address": lab.node().ip(Family::V4) });
-        let patch = json!({ "status": { "addresses": [address] } }).to_string();
-        let arguments = ["patch", "node", "node", "--subresource=status", "-p", &patch];
-        cluster.kubectl(&arguments, "");
+        cluster.set_node_address("node", lab.node().ip(Family::V4));
         let start = Instant::now();
         fill(&cluster, services, endpoints);
         eprintln!("{services} Services written in {:?}", start.elapsed());
