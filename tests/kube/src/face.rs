@@ -1,7 +1,7 @@
 //! Aim: what looks at kube-proxy's pages finds the same on ours.
 //! Method: the real kube-proxy and the agent, one after the other on one node with the same
-//! Services; names, labels, types and bounds of their metrics and fields of their health pages are
-//! compared.
+//! Services; names, labels, types and bounds of their metrics, fields of their health pages and
+//! their event are compared.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -31,11 +31,13 @@ fn page(scene: &Scene, port: u16, path: &str) -> Option<http::Answer> {
 struct Face {
     metrics: String,
     health: BTreeMap<&'static str, http::Answer>,
+    /// Type, reason and action of its event on the Node.
+    event: [Value; 3],
 }
 
 impl Face {
     #[track_caller]
-    fn of(scene: &Scene, service: &Service) -> Self {
+    fn of(scene: &Scene, service: &Service, component: &str) -> Self {
         let mut pods = [&PODS[..2], &PODS[..]].into_iter().cycle();
         let health = ["/healthz", "/livez"].map(|path| {
             let fresh = || page(scene, HEALTH_PORT, path).filter(|answer| answer.status == 200);
@@ -60,7 +62,18 @@ impl Face {
             std::thread::sleep(Duration::from_millis(500));
             None
         });
-        Self { metrics, health: health.into() }
+        let event = eventually_some("its start is recorded", PATIENCE, || {
+            let printed = scene.cluster.kubectl(&["get", "events", "-o", "json"], "");
+            let printed: Value = serde_json::from_str(&printed).expect("kubectl prints JSON");
+            let events = printed["items"].as_array().expect("a list");
+            let by_it = |event: &&Value| {
+                event["reportingComponent"] == component
+                    && event["involvedObject"]["kind"] == "Node"
+            };
+            let event = events.iter().find(by_it)?;
+            Some(["type", "reason", "action"].map(|field| event[field].clone()))
+        });
+        Self { metrics, health: health.into(), event }
     }
 
     /// The samples of kube-proxy's metrics, with the keys of their labels.
@@ -112,10 +125,11 @@ fn what_reads_kube_proxys_pages_reads_ours() {
         .args(["--conntrack-tcp-timeout-close-wait=0s", "--kubeconfig"])
         .arg(scene.cluster.admin_kubeconfig());
     let kube_proxy = Process::start(command, &scene.folder.path().join("kube-proxy.log"));
-    let theirs = Face::of(&scene, &service);
+    let theirs = Face::of(&scene, &service, "kube-proxy");
     drop(kube_proxy);
     let _agent = scene.agent(&["--kube-proxy-replacement"]);
-    let ours = Face::of(&scene, &service);
+    let ours = Face::of(&scene, &service, "streamvs");
+    assert_eq!(ours.event, theirs.event);
 
     let (samples, types) = (ours.samples(), ours.types());
     let mut compared = 0;

@@ -112,7 +112,8 @@ fn about_node(node: &str, event: &NodeEvent, now: Timestamp) -> Event {
     Event {
         type_: Some(event.kind().to_owned()),
         reason: Some(event.reason().to_owned()),
-        action: Some("StartStreamvs".to_owned()),
+        // kube-proxy's word, as the reasons are.
+        action: Some("StartKubeProxy".to_owned()),
         note: Some(event.note().to_owned()),
         ..of_node(node, regarding, now)
     }
