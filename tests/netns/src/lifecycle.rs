@@ -7,104 +7,78 @@ use streamvs_support::Family;
 use streamvs_support::agent::{HEALTH_PORT, METRICS_PORT, PATIENCE};
 use streamvs_support::grpc::load::Load;
 use streamvs_support::lab::Host;
+use streamvs_support::manifest::Service;
 use streamvs_support::wait::eventually;
 
-use crate::scene::{CAPTURES, PODS, Scene, address, grpc_service, needs_node};
+use self::state::{assert_same, difference, furnish, kernel_state};
+use crate::scene::{
+    CAPTURES, PODS, Scene, address, address_of, dual_stack_grpc_service, grpc_service, needs_node,
+};
 
-/// Everything streamvs may touch, as text. Lines with counters or dates are left out.
-fn kernel_state(node: &Host) -> String {
-    let mut state = String::new();
-    for (program, arguments) in [
-        ("iptables-nft-save", &[][..]),
-        ("ip6tables-nft-save", &[]),
-        ("iptables-legacy-save", &[]),
-        ("ip6tables-legacy-save", &[]),
-        ("nft", &["-s", "list", "ruleset"]),
-        ("ipset", &["save"]),
-        ("ip", &["-4", "route", "show", "table", "all"]),
-        ("ip", &["-6", "route", "show", "table", "all"]),
-        ("ip", &["rule"]),
-        ("ip", &["-6", "rule"]),
-        ("ip", &["-o", "address"]),
-    ] {
-        let mut output = node.netns().output(program, arguments);
-        if program == "nft" {
-            output = sorted_tables(&output);
-        }
-        let kept = output.lines().filter(|line| !line.starts_with('#') && !line.starts_with(':'));
-        state.push_str(&format!("== {program} {arguments:?}\n"));
-        for line in kept {
-            state.push_str(line);
-            state.push('\n');
-        }
+mod state;
+
+#[test]
+fn cleanup_leaves_an_empty_node_as_it_was() {
+    needs_node!("nft");
+    for capture in CAPTURES {
+        let legacy = capture.contains(&"legacy");
+        check_cleanup(capture, if legacy { make_legacy_tables } else { |_| {} });
     }
-    state
 }
 
-/// The tables of a ruleset in the order of their names: a table that was made anew is the last one.
-/// Each gate is a table with a name of its own; they are only counted.
-fn sorted_tables(ruleset: &str) -> String {
-    let mut tables: Vec<&str> = ruleset.split_inclusive("\n}\n").collect();
-    let count = tables.len();
-    tables.retain(|table| !table.starts_with("table inet streamvs-gate"));
-    let gate_count = count - tables.len();
-    tables.sort_unstable();
-    format!("{}{gate_count} gates\n", tables.concat())
-}
-
-/// The lines that stand in only one of two states.
-fn difference(before: &str, after: &str) -> Vec<String> {
-    let only = |sign: &str, these: &str, others: &str| -> Vec<String> {
-        let missing = these.lines().filter(|line| !others.lines().any(|other| other == *line));
-        missing.map(|line| format!("{sign} {line}")).collect()
-    };
-    let mut difference = only("-", before, after);
-    difference.extend(only("+", after, before));
-    if difference.is_empty() && before != after {
-        difference.push("the same lines in another order or number".to_owned());
+/// Legacy tables come into being when they are first looked at, and then nobody can delete them:
+/// they belong to the kernel's module.
+fn make_legacy_tables(node: &Host) {
+    for program in ["iptables-legacy", "ip6tables-legacy"] {
+        node.netns().output(program, &["-t", "filter", "-S"]);
+        node.netns().output(program, &["-t", "nat", "-S"]);
     }
-    difference
-}
-
-#[track_caller]
-fn assert_same(before: &str, after: &str, when: &str) {
-    let difference = difference(before, after);
-    assert!(difference.is_empty(), "{when}: {difference:#?}");
 }
 
 #[test]
-fn cleanup_leaves_the_node_as_it_was() {
+fn cleanup_leaves_what_others_keep_on_the_node() {
     needs_node!("nft");
-    for capture in CAPTURES {
-        let scene = Scene::new();
-        let node = scene.lab.node();
-        // Legacy tables come into being when they are first looked at, and then nobody can delete
-        // them: they belong to the kernel's module.
-        if capture.contains(&"legacy") {
-            for program in ["iptables-legacy", "ip6tables-legacy"] {
-                node.netns().output(program, &["-t", "filter", "-S"]);
-                node.netns().output(program, &["-t", "nat", "-S"]);
-            }
-        }
-        let before = kernel_state(node);
-        let service = grpc_service(Family::V4);
-        let _endpoints = scene.grpc(Family::V4, PODS);
-        scene.publish(&service, &PODS);
-
-        let mut agent = scene.agent(capture);
-        assert!(captures(node), "something is to be removed");
-        agent.kill();
-        assert!(captures(node), "a crash leaves the rules");
-        let output = agent_cleanup(&scene);
-        assert!(output.contains("removed"), "{output}");
-        assert_same(&before, &kernel_state(node), &format!("{capture:?}: after cleanup"));
-        assert_eq!(agent_cleanup(&scene), "nothing to remove\n", "a second one finds nothing");
-
-        let mut agent = scene.agent(capture);
-        let status = agent.stop(PATIENCE);
-        assert_eq!(status.code(), Some(0), "{}", agent.log());
-        assert_same(&before, &kernel_state(node), &format!("{capture:?}: after SIGTERM"));
+    for capture in CAPTURES.into_iter().chain([REPLACE]) {
+        check_cleanup(capture, furnish);
     }
+}
+
+const REPLACE: &[&str] = &["--kube-proxy-replacement"];
+
+/// Holds the whole state of a node before the first start against that after a crash and cleanup,
+/// and after SIGTERM. Both families are captured, and a Service without endpoints is refused.
+fn check_cleanup(flags: &[&str], prepare: fn(&Host)) {
+    let scene = Scene::new();
+    let node = scene.lab.node();
+    prepare(node);
+    let before = kernel_state(node);
+    let service = dual_stack_grpc_service();
+    let _endpoints = Family::BOTH.map(|family| scene.grpc(family, PODS));
+    scene.publish(&service, &PODS);
+    scene.publish(&Service::new("empty", &Family::BOTH, 12).port("tcp", 80, 80), &[]);
+
+    let mut agent = scene.agent(flags);
+    for family in Family::BOTH {
+        let load = Load::unary(address_of(&service, family), 1).calls(30);
+        load.run(scene.client()).without_failure();
+    }
+    assert!(captures(node), "something is to be removed");
+    agent.kill();
+    assert!(captures(node), "a crash leaves the rules");
+    let output = agent_cleanup(&scene);
+    assert!(output.contains("removed"), "{output}");
+    assert_same(&before, &kernel_state(node), &format!("{flags:?}: after cleanup"));
+    assert_eq!(agent_cleanup(&scene), "nothing to remove\n", "a second one finds nothing");
+
+    let mut agent = scene.agent(flags);
+    let status = agent.stop(PATIENCE);
+    assert_eq!(status.code(), Some(0), "{}", agent.log());
+    if flags == REPLACE {
+        // The kernel goes on balancing in place of kube-proxy.
+        assert!(!difference(&before, &kernel_state(node)).is_empty());
+        agent_cleanup(&scene);
+    }
+    assert_same(&before, &kernel_state(node), &format!("{flags:?}: after SIGTERM"));
 }
 
 fn captures(node: &Host) -> bool {

@@ -156,12 +156,22 @@ pub(crate) fn grpc_service(family: Family) -> Service {
     Service::new("echo", &[family], 10).port("grpc", SERVICE_PORT, GRPC_PORT)
 }
 
+/// A Service for gRPC endpoints, with an address of each family.
+pub(crate) fn dual_stack_grpc_service() -> Service {
+    Service::new("echo", &Family::BOTH, 10).port("grpc", SERVICE_PORT, GRPC_PORT)
+}
+
 /// A Service for TCP endpoints, with one address.
 pub(crate) fn tcp_service(family: Family) -> Service {
     Service::new("plain", &[family], 11).port("tcp", SERVICE_PORT, TCP_PORT)
 }
 
-/// Where clients find a Service.
+/// Where clients find a Service in a family.
+pub(crate) fn address_of(service: &Service, family: Family) -> SocketAddr {
+    SocketAddr::new(service.ip(family), SERVICE_PORT)
+}
+
+/// Where clients find a Service of one family.
 pub(crate) fn address(service: &Service) -> SocketAddr {
     SocketAddr::new(service.ips()[0], SERVICE_PORT)
 }
