@@ -120,10 +120,16 @@ fn what_others_delete_from_iptables_is_repaired() {
         "iptables",
         &[
             "iptables -t nat -D PREROUTING 1",
+            "ip6tables -t nat -D PREROUTING 1",
             "iptables -t nat -F STREAMVS-CAPTURE",
+            "ip6tables -t filter -D STREAMVS-INPUT 2",
             "iptables -t nat -F",
             "iptables -F",
+            "ip6tables -F",
             "ipset flush streamvs4",
+            "ipset flush streamvs6",
+            "ip route del 10.96.0.0/16",
+            "ip -6 route del fd00:10:96::/112",
         ],
     );
 }
@@ -135,21 +141,30 @@ fn what_others_delete_from_nftables_is_repaired() {
         "nftables",
         &[
             "nft flush chain ip streamvs-capture nat-prerouting",
+            "nft flush chain ip6 streamvs-capture nat-prerouting",
             "nft insert rule ip streamvs-capture capture accept",
             "nft flush set ip streamvs-capture streamvs4",
+            "nft flush set ip6 streamvs-capture streamvs6",
             "nft delete table ip streamvs-capture",
+            "nft delete table ip6 streamvs-capture",
             "nft flush ruleset",
+            "ip route del 10.96.0.0/16",
+            "ip -6 route del fd00:10:96::/112",
         ],
     );
 }
 
-/// Does each damage and waits until everything is as before.
+/// Does each damage, waits until everything is as before, and asks the Service in both families,
+/// from a pod and from the node. Audits come every second instead of every 30, the longest there
+/// is; a slow machine has some more.
 fn check_repairs(capture: &str, damages: &[&str]) {
     let scene = Scene::new();
-    let service = grpc_service(Family::V4);
-    let _endpoints = scene.grpc(Family::V4, PODS);
+    let service = dual_stack_grpc_service();
+    let _endpoints = Family::BOTH.map(|family| scene.grpc(family, PODS));
     scene.publish(&service, &PODS);
-    let agent = scene.agent(&["--capture", capture, "--iptables-sync-period", "1s"]);
+    let ranges = ["--service-cidrs", "10.96.0.0/16,fd00:10:96::/112"];
+    let flags = ["--capture", capture, "--iptables-sync-period", "1s"];
+    let agent = scene.agent(&[flags.as_slice(), &ranges].concat());
     let node = scene.lab.node();
     let rules = kernel_state(node);
     for damage in damages {
@@ -164,8 +179,12 @@ fn check_repairs(capture: &str, damages: &[&str]) {
             assert!(Instant::now() < deadline, "not repaired after {damage}: {difference:#?}");
             std::thread::sleep(Duration::from_millis(50));
         }
-        let report = Load::unary(address(&service), 1).calls(30).run(scene.client());
-        report.without_failure();
+        for family in Family::BOTH {
+            for client in [scene.client(), node] {
+                let load = Load::unary(address_of(&service, family), 1).calls(30);
+                load.run(client).without_failure();
+            }
+        }
     }
     // Each did something. An audit may have mended it before we looked.
     let repairs = agent.metric("streamvs_capture_repairs_total", &[]);
