@@ -4,20 +4,22 @@
 use std::io::{ErrorKind, Read as _};
 use std::net::{SocketAddr, TcpStream};
 
-use streamvs_support::Family;
-use streamvs_support::agent::{Agent, LISTEN_PORT};
+use streamvs_support::agent::{Agent, LISTEN_PORT, PATIENCE};
 use streamvs_support::grpc::load::Load;
 use streamvs_support::lab::Lab;
 use streamvs_support::manifest::{Endpoint, Service};
+use streamvs_support::{Family, grpc};
 
-use crate::scene::{CAPTURES, GRPC_PORT, PODS, Scene, address, grpc_service, needs_node};
+use crate::scene::{
+    CAPTURES, GRPC_PORT, PODS, Scene, address_of, dual_stack_grpc_service, engines, needs_node,
+};
 
 #[test]
 fn direct_connections_to_the_listener_are_refused() {
     needs_node!();
     let scene = Scene::of(Lab::builder().pod("client").pods(PODS).outside());
-    let _endpoints = scene.grpc(Family::V4, PODS);
-    let service = grpc_service(Family::V4);
+    let _endpoints = Family::BOTH.map(|family| scene.grpc(family, PODS));
+    let service = dual_stack_grpc_service();
     scene.publish(&service, &PODS);
     for capture in CAPTURES {
         check_direct(&scene, &service, &scene.agent(capture));
@@ -25,8 +27,11 @@ fn direct_connections_to_the_listener_are_refused() {
 }
 
 fn check_direct(scene: &Scene, service: &Service, agent: &Agent) {
-    for family in [Family::V4, Family::V6] {
+    for family in Family::BOTH {
         let listener = SocketAddr::new(scene.lab.node().ip(family), LISTEN_PORT);
+        // Captured traffic goes on beside the flood.
+        let load = Load::unary(address_of(service, family), 1).start(scene.client());
+        load.advance(1);
         for host in [scene.lab.outside(), scene.client(), scene.lab.node()] {
             host.netns().run(|| {
                 for _ in 0..200 {
@@ -35,10 +40,9 @@ fn check_direct(scene: &Scene, service: &Service, agent: &Agent) {
                 }
             });
         }
+        load.advance(300);
+        assert!(load.stop().without_failure().spread(&PODS) <= 1, "{family:?}");
     }
-    // Captured traffic goes on beside the flood.
-    let report = Load::unary(address(service), 1).calls(300).run(scene.client());
-    assert!(report.without_failure().spread(&PODS) <= 1);
     assert_eq!(
         agent.metric("streamvs_connections_total", &[("protocol", "tcp")]).unwrap_or(0.0),
         0.0
@@ -49,15 +53,22 @@ fn check_direct(scene: &Scene, service: &Service, agent: &Agent) {
 fn an_endpoint_on_the_node_itself_makes_no_loop() {
     needs_node!();
     let scene = Scene::new();
-    let service = grpc_service(Family::V4);
+    let service = dual_stack_grpc_service();
     let node = scene.lab.node();
-    let here = streamvs_support::grpc::Endpoint::start(node, Family::V4, GRPC_PORT);
+    let here = Family::BOTH.map(|family| grpc::Endpoint::start(node, family, GRPC_PORT));
     scene.manifests.service(&service);
-    scene.manifests.endpoints(&service, &[Endpoint::at(node.ip(Family::V4))]);
-    let _agent = scene.agent(&[]);
-    let report = Load::unary(address(&service), 1).calls(100).run(scene.client());
-    report.without_failure();
-    assert_eq!(here.calls(), 100);
+    scene.manifests.endpoints(&service, &Family::BOTH.map(|family| Endpoint::at(node.ip(family))));
+    for engine in engines() {
+        let agent = scene.agent(&["--http2-engine", &engine]);
+        for (family, here) in Family::BOTH.into_iter().zip(&here) {
+            let before = here.calls();
+            let load = Load::unary(address_of(&service, family), 1).calls(100);
+            load.run(scene.client()).without_failure();
+            assert_eq!(here.calls() - before, 100, "{engine}, {family:?}");
+        }
+        let captured = agent.metric("streamvs_connections_total", &[]);
+        assert_eq!(captured, Some(2.0), "{engine}: one in each family, and none of our own");
+    }
 }
 
 #[test]
@@ -65,16 +76,29 @@ fn an_endpoint_that_is_the_service_itself_is_not_dialled_for_ever() {
     needs_node!();
     let scene = Scene::new();
     // The endpoint's address is the ClusterIP and its port the Service's own.
-    let service = Service::new("loop", &[Family::V4], 11).port("tcp", 80, 80);
+    let service = Service::new("loop", &Family::BOTH, 11).port("tcp", 80, 80);
     scene.manifests.service(&service);
-    scene.manifests.endpoints(&service, &[Endpoint::at(service.ip(Family::V4))]);
-    let agent = scene.agent(&[]);
-    let target = SocketAddr::new(service.ip(Family::V4), 80);
-    scene.client().netns().run(|| {
-        if let Ok(mut socket) = TcpStream::connect(target) {
-            assert!(socket.read(&mut [0; 8]).is_err(), "is reset, not answered");
+    scene
+        .manifests
+        .endpoints(&service, &Family::BOTH.map(|family| Endpoint::at(service.ip(family))));
+    for capture in CAPTURES {
+        let agent = scene.agent(capture);
+        for family in Family::BOTH {
+            let target = address_of(&service, family);
+            let client = scene.client().netns().spawn(move || {
+                let mut socket = TcpStream::connect(target)?;
+                socket.set_read_timeout(Some(PATIENCE))?;
+                socket.read(&mut [0; 8])
+            });
+            let mut most: f64 = 0.0;
+            while !client.is_finished() {
+                let open = agent.metric("streamvs_active_connections", &[]);
+                most = most.max(open.unwrap_or(0.0));
+            }
+            let answer = client.join().expect("the client does not panic");
+            let error = answer.expect_err("is reset, not answered");
+            assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{capture:?}, {family:?}");
+            assert!(most <= 1.0, "{capture:?}, {family:?}: {most} open where one was made");
         }
-    });
-    let captured = agent.metric("streamvs_detect_seconds_count", &[]).unwrap_or(0.0);
-    assert!(captured <= 1.0, "captured {captured} connections where one was made");
+    }
 }

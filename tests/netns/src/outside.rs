@@ -96,11 +96,7 @@ fn load_balancer(family: Family) -> IpAddr {
 fn scene() -> Scene {
     let builder = Lab::builder().pod("client").pod("here").remote_pod("there").remote_pod("far");
     let scene = Scene::of(builder.outside());
-    scene
-        .lab
-        .node()
-        .netns()
-        .ip(concat!("route add default via 172.18.0.3\n", "route add ::/0 via fd00:172:18::3\n",));
+    scene.route_everywhere();
     scene.lab.outside().netns().ip(concat!(
         "route add 203.0.113.0/24 via 172.18.0.2\n",
         "route add 2001:db8:203::/48 via fd00:172:18::2\n",

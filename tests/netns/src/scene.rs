@@ -80,6 +80,14 @@ impl Scene {
         Self { lab, folder, manifests }
     }
 
+    /// Gives the node default routes, as most nodes have. Without one Services have routes over
+    /// `lo`, and what a pod sends to a refused one over IPv6 the kernel answers itself: routes over
+    /// `lo` forward nothing there, so its connection fails at once, as "network is unreachable".
+    pub(crate) fn route_everywhere(&self) {
+        let node = self.lab.node().netns();
+        node.ip("route add default via 172.18.0.3\nroute add ::/0 via fd00:172:18::3\n");
+    }
+
     pub(crate) fn client(&self) -> &Host {
         self.lab.pod("client")
     }
@@ -137,13 +145,14 @@ impl Scene {
             .collect()
     }
 
-    /// Waits until exactly these pods are used for a Service of one family.
+    /// Waits until exactly these pods are used for a Service, in each family it has an address of.
     #[track_caller]
     pub(crate) fn wait_until_used(&self, agent: &Agent, service: &Service, pods: &[&str]) {
-        let family = Family::of(service.ips()[0]);
         let (_, target) = service.ports().next().expect("the Service has a port");
-        let mut wanted: Vec<SocketAddr> =
-            pods.iter().map(|pod| self.lab.pod(pod).at(family, target)).collect();
+        let families = service.ips().iter().copied().map(Family::of);
+        let mut wanted: Vec<SocketAddr> = families
+            .flat_map(|family| pods.iter().map(move |pod| self.lab.pod(pod).at(family, target)))
+            .collect();
         wanted.sort();
         eventually_equals("the endpoints in use", PATIENCE, &wanted, || {
             agent.usable(service.name())
@@ -164,6 +173,11 @@ pub(crate) fn dual_stack_grpc_service() -> Service {
 /// A Service for TCP endpoints, with one address.
 pub(crate) fn tcp_service(family: Family) -> Service {
     Service::new("plain", &[family], 11).port("tcp", SERVICE_PORT, TCP_PORT)
+}
+
+/// A Service for TCP endpoints, with an address of each family.
+pub(crate) fn dual_stack_tcp_service() -> Service {
+    Service::new("plain", &Family::BOTH, 11).port("tcp", SERVICE_PORT, TCP_PORT)
 }
 
 /// Where clients find a Service in a family.

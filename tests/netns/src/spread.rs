@@ -3,14 +3,18 @@
 
 use std::time::Duration;
 
-use streamvs_support::grpc::load::Load;
+use streamvs_support::agent::Agent;
+use streamvs_support::grpc::load::{Load, Report};
 use streamvs_support::grpc::{Conduct, Kind};
 use streamvs_support::lab::{Host, Lab, Shape};
 use streamvs_support::manifest::Service;
 use streamvs_support::wait::{eventually, eventually_equals};
 use streamvs_support::{Family, grpc};
 
-use crate::scene::{CAPTURES, PODS, Scene, address, engines, grpc_service, needs_node};
+use crate::scene::{
+    CAPTURES, PODS, Scene, address, address_of, dual_stack_grpc_service, engines, grpc_service,
+    needs_node,
+};
 
 /// Far above what any of this takes.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -91,109 +95,128 @@ fn a_hundred_thousand_calls_are_spread_exactly() {
     }
 }
 
-#[test]
-fn all_four_kinds_of_calls_are_spread() {
-    needs_node!();
-    for family in Family::BOTH {
-        let scene = Scene::new();
-        let endpoints = scene.grpc(family, PODS);
-        let service = grpc_service(family);
-        scene.publish(&service, &PODS);
-        let _agent = scene.agent(&[]);
-        for kind in Kind::ALL {
-            let load = Load::unary(address(&service), 1).calls(300).kind(kind);
-            let report = load.run(scene.client()).without_failure();
-            assert!(report.spread(&PODS) <= 1, "{family:?} {kind:?}: {:?}", report.calls);
-            assert!(endpoints.iter().all(|endpoint| endpoint.calls_of(kind) == 100));
+/// One family of a Service on an agent with one engine.
+struct Case<'a> {
+    scene: &'a Scene,
+    agent: &'a Agent,
+    service: &'a Service,
+    family: Family,
+    /// Those of the family.
+    endpoints: &'a [grpc::Endpoint],
+}
+
+impl Case<'_> {
+    fn load(&self, connections: usize) -> Load {
+        Load::unary(address_of(self.service, self.family), connections)
+    }
+
+    fn run(&self, load: Load) -> Report {
+        load.run(self.scene.client()).without_failure()
+    }
+}
+
+/// Does a check with each engine in each family, all on one node.
+fn each_case(service: &Service, flags: &[&str], check: impl Fn(&Case<'_>)) {
+    let scene = Scene::new();
+    let endpoints = Family::BOTH.map(|family| scene.grpc(family, PODS));
+    for engine in engines() {
+        scene.publish(service, &PODS);
+        let agent = &scene.agent(&[flags, &["--http2-engine", &engine]].concat());
+        for (family, endpoints) in Family::BOTH.into_iter().zip(&endpoints) {
+            println!("{engine}, {family:?}");
+            check(&Case { scene: &scene, agent, service, family, endpoints });
         }
     }
 }
 
 #[test]
+fn all_four_kinds_of_calls_are_spread() {
+    needs_node!();
+    each_case(&dual_stack_grpc_service(), &[], |case| {
+        for kind in Kind::ALL {
+            let counts = || case.endpoints.iter().map(|endpoint| endpoint.calls_of(kind));
+            let before: Vec<u64> = counts().collect();
+            let report = case.run(case.load(1).calls(300).kind(kind));
+            assert!(report.spread(&PODS) <= 1, "{kind:?}: {:?}", report.calls);
+            assert!(counts().zip(before).all(|(now, before)| now - before == 100));
+        }
+    });
+}
+
+#[test]
 fn lc_steers_around_a_stuck_pod() {
     needs_node!();
-    let scene = Scene::new();
-    let endpoints = scene.grpc(Family::V4, PODS);
-    let service = grpc_service(Family::V4).scheduler("lc");
-    scene.publish(&service, &PODS);
-    let _agent = scene.agent(&[]);
+    each_case(&dual_stack_grpc_service().scheduler("lc"), &[], |case| {
+        let stuck = &case.endpoints[0];
+        let before = stuck.calls();
+        stuck.conduct(Conduct::Stuck);
+        let load = case.load(1).start(case.scene.client());
+        load.advance(500);
+        // Ten calls are under way at most, so the stuck pod can hold no more than its third of
+        // them and one: with more on it than on another it is never the least.
+        let held = stuck.active();
+        assert!((1..=4).contains(&held), "the stuck pod holds {held} calls");
+        assert_eq!(stuck.calls() - before, held, "nothing but those went to it");
 
-    endpoints[0].conduct(Conduct::Stuck);
-    let load = Load::unary(address(&service), 1).start(scene.client());
-    load.advance(500);
-    // Ten calls are under way at most, so the stuck pod can hold no more than its third of them
-    // and one: with more on it than on another it is never the least.
-    let held = endpoints[0].active();
-    assert!((1..=4).contains(&held), "the stuck pod holds {held} calls");
-    assert_eq!(endpoints[0].calls(), held, "nothing but those went to it");
-
-    endpoints[0].conduct(Conduct::Steady);
-    eventually_equals("the stuck calls end", PATIENCE, &0, || endpoints[0].active().min(1));
-    load.advance(100);
-    load.stop().without_failure();
+        stuck.conduct(Conduct::Steady);
+        eventually_equals("the stuck calls end", PATIENCE, &0, || stuck.active().min(1));
+        load.advance(100);
+        load.stop().without_failure();
+    });
 }
 
 #[test]
 fn rr_does_not_look_at_a_stuck_pod() {
     needs_node!();
     // The opposite of the test above: it could not fail if every scheduler steered around.
-    let scene = Scene::new();
-    let endpoints = scene.grpc(Family::V4, PODS);
-    let service = grpc_service(Family::V4);
-    scene.publish(&service, &PODS);
-    let _agent = scene.agent(&[]);
-
-    endpoints[0].conduct(Conduct::Stuck);
-    let load = Load::unary(address(&service), 1).start(scene.client());
-    eventually_equals("all ten calls are stuck", PATIENCE, &10, || endpoints[0].active());
-    endpoints[0].conduct(Conduct::Steady);
-    load.advance(100);
-    load.stop().without_failure();
+    each_case(&dual_stack_grpc_service(), &[], |case| {
+        let stuck = &case.endpoints[0];
+        stuck.conduct(Conduct::Stuck);
+        let load = case.load(1).start(case.scene.client());
+        eventually_equals("all ten calls are stuck", PATIENCE, &10, || stuck.active());
+        stuck.conduct(Conduct::Steady);
+        load.advance(100);
+        load.stop().without_failure();
+    });
 }
 
 #[test]
 fn random_stays_within_four_sigma() {
     needs_node!();
-    let scene = Scene::new();
-    let _endpoints = scene.grpc(Family::V4, PODS);
-    let service = grpc_service(Family::V4);
-    scene.publish(&service, &PODS);
-    let _agent = scene.agent(&["--ipvs-scheduler", "random"]);
-
-    let load = || Load::unary(address(&service), 1).calls(3000).run(scene.client());
-    let reports = [load(), load(), load()].map(|report| report.without_failure());
-    // Of 3000 fair choices among three each gets 1000, sigma = sqrt(3000 * 1/3 * 2/3) = 25.8.
-    for report in &reports {
-        for pod in PODS {
-            assert!(report.of(pod).abs_diff(1000) <= 104, "{:?}", report.calls);
+    each_case(&dual_stack_grpc_service(), &["--ipvs-scheduler", "random"], |case| {
+        let reports = [(); 3].map(|()| case.run(case.load(1).calls(3000)));
+        // Of 3000 fair choices among three each gets 1000, sigma = sqrt(3000 * 1/3 * 2/3) = 25.8.
+        for report in &reports {
+            for pod in PODS {
+                assert!(report.of(pod).abs_diff(1000) <= 104, "{:?}", report.calls);
+            }
         }
-    }
-    // And it is not rotation: chance alone makes three runs that even once in 10^10 times.
-    assert!(reports.iter().any(|report| report.spread(&PODS) > 1));
+        // And it is not rotation: chance alone makes three runs that even once in 10^10 times.
+        assert!(reports.iter().any(|report| report.spread(&PODS) > 1));
+    });
 }
 
 #[test]
 fn session_affinity_pins_every_stream_of_a_client() {
     needs_node!();
-    let scene = Scene::new();
-    let _endpoints = scene.grpc(Family::V4, PODS);
-    let service = grpc_service(Family::V4).affinity(600);
-    scene.publish(&service, &PODS);
-    let agent = scene.agent(&[]);
+    each_case(&dual_stack_grpc_service().affinity(600), &[], |case| {
+        let Case { scene, agent, service, .. } = case;
+        scene.publish(service, &PODS);
+        scene.wait_until_used(agent, service, &PODS);
+        let load = || case.run(case.load(3).calls(300));
+        let first = load();
+        assert_eq!(first.calls.len(), 1, "three connections, one pod: {:?}", first.calls);
+        let pinned = first.calls.keys().next().expect("there is one").clone();
+        assert_eq!(load().calls, first.calls, "and the same one later");
 
-    let load = || Load::unary(address(&service), 3).calls(300).run(scene.client());
-    let first = load().without_failure();
-    assert_eq!(first.calls.len(), 1, "three connections, one pod: {:?}", first.calls);
-    let pinned = first.calls.keys().next().expect("there is one").clone();
-    assert_eq!(load().without_failure().calls, first.calls, "and the same one later");
-
-    // Its pod goes: another one is picked, and kept.
-    let left: Vec<&str> = PODS.into_iter().filter(|pod| *pod != pinned).collect();
-    scene.publish(&service, &left);
-    scene.wait_until_used(&agent, &service, &left);
-    let second = load().without_failure();
-    assert_eq!(second.calls.len(), 1, "{:?}", second.calls);
-    assert_eq!(second.of(&pinned), 0);
+        // Its pod goes: another one is picked, and kept.
+        let left: Vec<&str> = PODS.into_iter().filter(|pod| *pod != pinned).collect();
+        scene.publish(service, &left);
+        scene.wait_until_used(agent, service, &left);
+        let second = load();
+        assert_eq!(second.calls.len(), 1, "{:?}", second.calls);
+        assert_eq!(second.of(&pinned), 0);
+    });
 }
 
 #[test]
@@ -252,8 +275,7 @@ fn check_shape(shape: Shape) {
     let scene =
         Scene::of(Lab::builder().shape(shape).pod("client").pods(["a", "b"]).remote_pod("c"));
     let _endpoints = Family::BOTH.map(|family| scene.grpc(family, PODS));
-    let both = Service::new("echo", &Family::BOTH, 10).port("grpc", 80, crate::scene::GRPC_PORT);
-    scene.publish(&both, &PODS);
+    scene.publish(&dual_stack_grpc_service(), &PODS);
     for capture in ["iptables", "nftables"] {
         let _agent = scene.agent(&["--capture", capture]);
         check_from(&scene, scene.client());
@@ -288,9 +310,7 @@ fn every_way_to_capture_captures() {
     for capture in CAPTURES {
         let scene = Scene::new();
         let _endpoints = Family::BOTH.map(|family| scene.grpc(family, PODS));
-        let both =
-            Service::new("echo", &Family::BOTH, 10).port("grpc", 80, crate::scene::GRPC_PORT);
-        scene.publish(&both, &PODS);
+        scene.publish(&dual_stack_grpc_service(), &PODS);
         let _agent = scene.agent(capture);
         check_from(&scene, scene.client());
         let mut counts = Vec::new();
