@@ -268,16 +268,26 @@ fn replace_all_pods<'a>(scene: &Scene, engine: &str, old: [&'a str; 3], new: [&'
     }
 }
 
+/// The contract is 100 ms from the renamed file to the first stream at the new endpoint. Half of
+/// ten changes are to keep it, in one of a few tries, as others may have the machine for a while.
+/// So nothing on the way waits that long each time, be it a timer or a lock, and nothing polls much
+/// less often; that no single change is ever later is not shown.
 #[test]
 fn a_change_is_live_within_a_tenth_of_a_second() {
     needs_node!();
     under_load(&["a"], |under| {
-        let mut waits: Vec<Duration> =
-            (0..10).map(|round| time_of_a_change(under, ["b", "a"][round % 2])).collect();
-        waits.sort();
-        println!("file renamed to first stream there: {waits:?}");
-        // The fastest, as other tests may have the machine for a while.
-        assert!(waits[0] < Duration::from_millis(100), "{waits:?}");
+        let mut medians = Vec::new();
+        for _ in 0..5 {
+            let mut waits: Vec<Duration> =
+                (0..10).map(|round| time_of_a_change(under, ["b", "a"][round % 2])).collect();
+            waits.sort();
+            println!("file renamed to first stream there: median {:?} of {waits:?}", waits[5]);
+            if waits[5] < Duration::from_millis(100) {
+                return;
+            }
+            medians.push(waits[5]);
+        }
+        panic!("medians of ten changes each: {medians:?}");
     });
 }
 
