@@ -17,9 +17,12 @@
 //! - `upgrade`: one agent takes over from another.
 //! - `privileges`: what a taken-over agent could not do.
 //! - `face`: kube-proxy's configuration file and pages.
+//! - `internal`: ClusterIPs whose endpoints are all, or those of this node alone.
 //! - `outside`: node ports, load balancers' addresses and who may use them.
 //! - `peers`: programs nobody here wrote.
 
+#[cfg(test)]
+mod answer;
 #[cfg(test)]
 mod check;
 #[cfg(test)]
@@ -30,6 +33,8 @@ mod face;
 mod gate;
 #[cfg(test)]
 mod guard;
+#[cfg(test)]
+mod internal;
 #[cfg(test)]
 mod kernel;
 #[cfg(test)]

@@ -5,9 +5,8 @@
 //! Method: the binary on a node with a pod, a host outside and a pod on another node; endpoints
 //! here, elsewhere and nowhere; every client asks once and is refused, unanswered or served.
 
-use std::io::{self, Read as _, Write as _};
+use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::time::Duration;
 
 use serde_json::json;
 use streamvs_support::lab::{Host, Lab};
@@ -17,6 +16,7 @@ use streamvs_support::{Family, tcp};
 
 use streamvs_support::agent::PATIENCE;
 
+use crate::answer::{Got, SILENCE, expect};
 use crate::scene::{Scene, TCP_PORT, needs_node};
 
 const BOTH: [Family; 2] = [Family::V4, Family::V6];
@@ -28,57 +28,12 @@ const NODE_PORT: u16 = 30_080;
 const HEALTH_CHECK: u16 = 30_081;
 const PORT: u16 = 80;
 
-/// What a client gets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Got {
-    /// An endpoint's greeting.
-    Served,
-    /// A reset at once.
-    Refused,
-    /// A reset by the agent, which knew of a change before the kernel did. Never the last word.
-    Overtaken,
-    /// Nothing at all.
-    Silence,
-}
-
 /// Where the ready endpoints are.
 #[derive(Clone, Copy, Debug)]
 enum Endpoints {
     Here,
     Elsewhere,
     None,
-}
-
-/// How long a client waits for an answer that must not come; an answer that must come has longer.
-const SILENCE: Duration = Duration::from_millis(1500);
-
-fn ask(host: &Host, to: SocketAddr) -> Got {
-    host.netns().run(move || {
-        let connected = TcpStream::connect_timeout(&to, SILENCE);
-        let mut socket = match connected {
-            Ok(socket) => socket,
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::ConnectionRefused
-                        | io::ErrorKind::HostUnreachable
-                        | io::ErrorKind::NetworkUnreachable
-                ) =>
-            {
-                return Got::Refused;
-            }
-            Err(error) if error.kind() == io::ErrorKind::TimedOut => return Got::Silence,
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Got::Overtaken,
-            Err(error) => panic!("{to}: {error}"),
-        };
-        socket.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout can be set");
-        let mut first = [0; 1];
-        match socket.read(&mut first) {
-            Ok(1) => Got::Served,
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Got::Overtaken,
-            other => panic!("{to}: {other:?}"),
-        }
-    })
 }
 
 const NODE_RANGES: &str = "primary,localhost";
@@ -140,24 +95,6 @@ fn publish(scene: &Scene, policy: &str, ranges: &[&str], endpoints: Endpoints) -
         if pod.is_empty() { Vec::new() } else { BOTH.into_iter().map(ready).collect() };
     scene.manifests.endpoints(&service, &listed);
     service
-}
-
-/// Asks until the answer is the expected one: the kernel learns of a change a little after it was
-/// written. What must be silence is asked last, and once.
-#[track_caller]
-fn expect(host: &Host, to: SocketAddr, expected: Got, what: &str) {
-    let deadline = std::time::Instant::now() + PATIENCE;
-    loop {
-        let got = ask(host, to);
-        if got == expected {
-            return;
-        }
-        assert!(
-            std::time::Instant::now() < deadline,
-            "{what}: {} asks {to} and gets {got:?}, not {expected:?}",
-            host.name()
-        );
-    }
 }
 
 #[test]

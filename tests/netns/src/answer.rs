@@ -1,0 +1,72 @@
+//! What becomes of one connection, as its client sees it. The server is one that speaks first.
+
+use std::io::{self, Read as _};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use streamvs_support::agent::PATIENCE;
+use streamvs_support::lab::Host;
+
+/// What a client gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Got {
+    /// An endpoint's greeting.
+    Served,
+    /// A reset at once.
+    Refused,
+    /// A reset by the agent, which knew of a change before the kernel did. Never the last word.
+    Overtaken,
+    /// Nothing at all.
+    Silence,
+}
+
+/// How long a client waits for an answer that must not come; an answer that must come has longer.
+pub(crate) const SILENCE: Duration = Duration::from_millis(1500);
+
+/// Connects once.
+pub(crate) fn ask(host: &Host, to: SocketAddr) -> Got {
+    host.netns().run(move || {
+        let connected = TcpStream::connect_timeout(&to, SILENCE);
+        let mut socket = match connected {
+            Ok(socket) => socket,
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::ConnectionRefused
+                        | io::ErrorKind::HostUnreachable
+                        | io::ErrorKind::NetworkUnreachable
+                ) =>
+            {
+                return Got::Refused;
+            }
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => return Got::Silence,
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Got::Overtaken,
+            Err(error) => panic!("{to}: {error}"),
+        };
+        socket.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout can be set");
+        let mut first = [0; 1];
+        match socket.read(&mut first) {
+            Ok(1) => Got::Served,
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Got::Overtaken,
+            other => panic!("{to}: {other:?}"),
+        }
+    })
+}
+
+/// Asks until the answer is the expected one: the kernel learns of a change a little after it was
+/// written. What must be silence is asked last, and once.
+#[track_caller]
+pub(crate) fn expect(host: &Host, to: SocketAddr, expected: Got, what: &str) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let got = ask(host, to);
+        if got == expected {
+            return;
+        }
+        assert!(
+            Instant::now() < deadline,
+            "{what}: {} asks {to} and gets {got:?}, not {expected:?}",
+            host.name()
+        );
+    }
+}
