@@ -31,6 +31,29 @@ fn start(scene: &Scene, host: &Host, name: &str, command: Command) -> Process {
     Process::start(command, &log)
 }
 
+/// A certificate for the name `peer`, which is its own authority.
+struct Certificate {
+    file: PathBuf,
+    key: PathBuf,
+}
+
+impl Certificate {
+    fn make(scene: &Scene) -> Self {
+        let folder = scene.folder.path();
+        let made = Self { file: folder.join("certificate.pem"), key: folder.join("key.pem") };
+        let output = Command::new("openssl")
+            .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"])
+            .args(["-subj", "/CN=peer", "-addext", "subjectAltName=DNS:peer", "-keyout"])
+            .arg(&made.key)
+            .arg("-out")
+            .arg(&made.file)
+            .output()
+            .expect("openssl starts");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        made
+    }
+}
+
 fn wait_for_port(host: &Host, port: u16) {
     let address = host.at(Family::V4, port);
     eventually("the peer listens", PATIENCE, || {
@@ -142,23 +165,10 @@ fn tls_passes_and_is_counted() {
     needs_node!("openssl", "curl");
     let scene = Scene::new();
     let pod = scene.lab.pod("a");
-    let file = |name: &str| scene.folder.path().join(name).display().to_string();
-    let made = Command::new("openssl")
-        .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=peer"])
-        .args(["-keyout", &file("key.pem"), "-out", &file("certificate.pem")])
-        .output()
-        .expect("openssl starts");
-    assert!(made.status.success());
+    let certificate = Certificate::make(&scene);
     let mut command = pod.netns().command("openssl");
-    command.args(["s_server", "-www", "-quiet", "-accept", "0.0.0.0:8443"]);
-    command.args([
-        "-alpn",
-        "http/1.1",
-        "-key",
-        &file("key.pem"),
-        "-cert",
-        &file("certificate.pem"),
-    ]);
+    command.args(["s_server", "-www", "-quiet", "-accept", "0.0.0.0:8443", "-alpn", "http/1.1"]);
+    command.arg("-key").arg(&certificate.key).arg("-cert").arg(&certificate.file);
     let _server = start(&scene, pod, "tls", command);
     wait_for_port(pod, 8443);
     let service = service(&scene, 8443, &["a"]);
@@ -167,6 +177,7 @@ fn tls_passes_and_is_counted() {
     let arguments = ["-sk", "--http1.1", "-o", "/dev/null", "-w", "%{http_code}", &url];
     assert_eq!(scene.client().netns().output("curl", &arguments), "200");
     assert_eq!(agent.metric("streamvs_connections_total", &[("protocol", "tls")]), Some(1.0));
+    assert_eq!(agent.metric("streamvs_tls_h2_connections_total", &[]), Some(0.0));
 }
 
 /// `target/peers`, filled by `scripts/peers`.
