@@ -15,7 +15,7 @@ use streamvs_support::manifest::Service;
 use streamvs_support::process::Process;
 use streamvs_support::wait::eventually;
 
-use crate::scene::{Scene, needs_node};
+use crate::scene::{PODS, Scene, needs_node};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -137,7 +137,7 @@ fn mariadb_greets_first_and_is_not_kept_waiting() {
 }
 
 #[test]
-fn http1_keep_alive_and_h2c_upgrade_pass() {
+fn http1_keep_alive_passes_and_so_does_an_upgrade_that_is_not_taken() {
     needs_node!("curl", "python3");
     let scene = Scene::new();
     let pod = scene.lab.pod("a");
@@ -158,6 +158,34 @@ fn http1_keep_alive_and_h2c_upgrade_pass() {
     assert_eq!(client.output("curl", &upgrade), "200");
     let http2 = agent.metric("streamvs_connections_total", &[("protocol", "http2")]);
     assert_eq!(http2.unwrap_or(0.0), 0.0);
+}
+
+#[test]
+fn h2c_upgrade_switches_and_stays_one_connection() {
+    needs_node!("curl");
+    let server = built("h2c");
+    let scene = Scene::new();
+    let _servers = PODS.map(|name| {
+        let pod = scene.lab.pod(name);
+        let mut command = pod.command(&server);
+        command.args(["-upgrade", "-listen", "0.0.0.0:8080"]);
+        let process = start(&scene, pod, "h2c", command);
+        wait_for_port(pod, 8080);
+        process
+    });
+    let service = service(&scene, 8080, &PODS);
+    let agent = scene.agent(&[]);
+    let url = format!("http://{}:8080/", service.ip(Family::V4));
+    // The first answer is the one to `Upgrade: h2c`; the second goes by HTTP/2 from the start.
+    let format = "%{http_code} %{http_version} %{num_connects}\\n";
+    let arguments =
+        ["-s", "--http2", "-o", "/dev/null", "-o", "/dev/null", "-w", format, &url, &url];
+    let answers = scene.client().netns().output("curl", &arguments);
+    assert_eq!(answers, "200 2 1\n200 2 0\n", "one connection carried both");
+    for (protocol, wanted) in [("tcp", 1.0), ("http2", 0.0)] {
+        let found = agent.metric("streamvs_connections_total", &[("protocol", protocol)]);
+        assert_eq!(found.unwrap_or(0.0), wanted, "{protocol}");
+    }
 }
 
 #[test]
