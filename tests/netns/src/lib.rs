@@ -20,6 +20,7 @@
 //! - `internal`: ClusterIPs whose endpoints are all, or those of this node alone.
 //! - `outside`: node ports, load balancers' addresses and who may use them.
 //! - `peers`: programs nobody here wrote.
+//! - `demo`: what the README says the demonstration shows.
 
 #[cfg(test)]
 mod answer;
@@ -27,6 +28,8 @@ mod answer;
 mod check;
 #[cfg(test)]
 mod client_ip;
+#[cfg(test)]
+mod demo;
 #[cfg(test)]
 mod face;
 #[cfg(test)]

@@ -209,34 +209,14 @@ fn tls_passes_and_is_counted() {
 }
 
 /// `target/peers`, filled by `scripts/peers`.
-fn peers() -> PathBuf {
+pub(crate) fn peers() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/peers")
 }
 
 /// One of the programs in [`peers`].
 #[track_caller]
-fn built(program: &str) -> PathBuf {
+pub(crate) fn built(program: &str) -> PathBuf {
     let path = peers().join(program);
     assert!(path.exists(), "{program} is missing: run scripts/peers");
     path
-}
-
-#[test]
-fn ghz_is_spread_over_grpc_go_endpoints() {
-    needs_node!();
-    let (_ghz, _endpoint) = (built("ghz"), built("endpoint"));
-    let demo = streamvs_support::agent::program().with_file_name("lab");
-    let output = Command::new(demo)
-        .args(["demo", "--calls", "900", "--connections", "30", "--peers"])
-        .arg(peers())
-        .output()
-        .expect("the lab is built");
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
-    let streamvs = text.split("streamvs   ").nth(1).expect("a part for streamvs");
-    for line in streamvs.lines().filter(|line| line.contains("ghz")) {
-        let numbers: Vec<u64> =
-            line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
-        assert_eq!(numbers[numbers.len() - 4..], [300, 300, 300, 0], "{line}");
-    }
 }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Instant;
 
 use streamvs_support::agent::Agent;
 use streamvs_support::grpc::load::Load;
@@ -42,6 +43,7 @@ struct Scene {
 
 /// Runs it and prints the table.
 pub(crate) fn run(plan: &Plan) {
+    let began = Instant::now();
     eprintln!("making a node with a client pod and three endpoint pods ...");
     let scene = Scene::new(plan);
 
@@ -62,6 +64,8 @@ pub(crate) fn run(plan: &Plan) {
         sections: vec![before, after],
     };
     println!("\n{table}");
+    drop(scene);
+    eprintln!("done in {:.1} s", began.elapsed().as_secs_f64());
 }
 
 impl Scene {
