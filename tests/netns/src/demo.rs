@@ -3,6 +3,8 @@
 
 use std::process::Command;
 
+use streamvs_support::figure;
+
 use crate::peers::{built, peers};
 use crate::scene::needs_node;
 
@@ -112,7 +114,7 @@ fn every_row_of_the_demonstration_shows_what_it_is_for() {
     let seconds: f64 =
         done.and_then(|seconds| seconds.parse().ok()).expect("says how long it took");
     assert!(seconds > 0.0);
-    eprintln!("the demonstration took {seconds} s");
+    figure::report(&format!("demonstration, without building: {seconds} s"));
 }
 
 #[test]

@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use streamvs_support::Family;
 use streamvs_support::lab::Host;
 use streamvs_support::manifest::Service;
 use streamvs_support::process::Process;
 use streamvs_support::wait::eventually;
+use streamvs_support::{Family, figure};
 
 use crate::scene::{PODS, Scene, needs_node};
 
@@ -132,8 +132,13 @@ fn mariadb_greets_first_and_is_not_kept_waiting() {
     at_service.sort();
     let (at_pod, at_service) = (at_pod[100], at_service[100]);
     let ratio = at_service.as_secs_f64() / at_pod.as_secs_f64();
-    eprintln!("greeting, median of 200: direct {at_pod:?}, through {at_service:?}, x {ratio:.2}");
-    assert!(at_service < at_pod + Duration::from_millis(200), "the server was kept waiting");
+    figure::report(&format!(
+        "MariaDB, connect to greeting, median of 200: direct {at_pod:.2?}, through streamvs \
+         {at_service:.2?}, ratio {ratio:.2}"
+    ));
+    // No timer that anybody would wait with is as short, and no machine so busy that half of the
+    // connects would take longer for it.
+    assert!(at_service < at_pod + Duration::from_millis(20), "the server was kept waiting");
 }
 
 #[test]

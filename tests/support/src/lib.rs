@@ -6,6 +6,7 @@
 //! - [`kube_rules`]: the iptables rules kube-proxy would write, to compare with.
 //! - [`grpc`], [`tcp`]: endpoints and clients, in this process, inside a namespace each.
 //! - [`process`]: peers nobody here wrote, as child processes inside a namespace.
+//! - [`figure`]: what a test measured, for people to see.
 //! - [`wait`]: waiting for a condition, bounded.
 //!
 //! Everything here is for tests, so what cannot be set up panics with the reason instead of
@@ -13,6 +14,7 @@
 //! the product, nor a way back into its crates (no crate depends on this one).
 
 pub mod agent;
+pub mod figure;
 pub mod grpc;
 pub mod http;
 pub mod kube_rules;

@@ -7,8 +7,8 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::thread;
 
-use streamvs_support::Family;
 use streamvs_support::lab::Host;
+use streamvs_support::{Family, figure};
 
 use super::{built, service, start, wait_for_port};
 use crate::scene::{Scene, engines, needs_node};
@@ -95,11 +95,11 @@ fn verdicts(report: &str) -> Verdicts {
 #[track_caller]
 fn compare(engine: &str, direct: &Verdicts, through: &Verdicts) {
     let passed = |verdicts: &Verdicts| verdicts.values().filter(|passed| **passed).count();
-    eprintln!(
-        "h2spec, of {CASES}: direct {}, through {engine} {}",
+    figure::report(&format!(
+        "h2spec, cases passed of {CASES}: direct {}, through {engine} {}",
         passed(direct),
         passed(through)
-    );
+    ));
     assert_eq!((direct.len(), through.len()), (CASES, CASES));
     assert!(passed(direct) >= DIRECT, "the server fails directly: {direct:#?}");
     let found: Vec<&str> = direct
