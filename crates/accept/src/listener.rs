@@ -3,9 +3,9 @@
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
-use std::time::Duration;
 
-use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use streamvs_relay::connect::Keepalive;
 
 use crate::limits;
 
@@ -31,6 +31,14 @@ impl Listener {
     pub fn share(&self) -> io::Result<OwnedFd> {
         Ok(self.socket.try_clone()?.into())
     }
+
+    /// Sets what connections that are accepted from now on inherit.
+    ///
+    /// # Errors
+    /// As [`Keepalive::set`].
+    pub fn set_keepalive(&self, keepalive: Keepalive) -> io::Result<()> {
+        keepalive.set(SockRef::from(&self.socket))
+    }
 }
 
 /// A listening socket that a predecessor bound with [`bind`].
@@ -45,21 +53,21 @@ impl From<OwnedFd> for Listener {
 ///
 /// REDIRECT sends a connection to the address of the interface it came in by, so that all
 /// addresses are needed; `capture` keeps strangers out. Accepted sockets inherit TCP_NODELAY
-/// and keepalive, which costs no system call for each.
+/// and `keepalive`, which costs no system call for each.
 ///
 /// # Errors
 /// The port is taken, or sockets are forbidden. Without IPv6 in the kernel, IPv4 alone is bound.
-pub fn bind(port: u16, count: usize) -> io::Result<Vec<Listener>> {
-    let first = bind_one(port)?;
+pub fn bind(port: u16, count: usize, keepalive: Keepalive) -> io::Result<Vec<Listener>> {
+    let first = bind_one(port, keepalive)?;
     let port = first.local_addr()?.port();
     let mut listeners = vec![first];
     for _ in 1..count {
-        listeners.push(bind_one(port)?);
+        listeners.push(bind_one(port, keepalive)?);
     }
     Ok(listeners)
 }
 
-fn bind_one(port: u16) -> io::Result<Listener> {
+fn bind_one(port: u16, keepalive: Keepalive) -> io::Result<Listener> {
     let socket = match dual_stack(port) {
         Err(error) if lacks_ipv6(&error) => {
             let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
@@ -68,7 +76,9 @@ fn bind_one(port: u16) -> io::Result<Listener> {
         }
         bound => bound?,
     };
-    Ok(Listener { socket: socket.into() })
+    let listener = Listener { socket: socket.into() };
+    listener.set_keepalive(keepalive)?;
+    Ok(listener)
 }
 
 fn dual_stack(port: u16) -> io::Result<Socket> {
@@ -87,11 +97,7 @@ fn listen(socket: &Socket, address: SocketAddr) -> io::Result<()> {
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
     socket.set_nonblocking(true)?;
-    let options = SockRef::from(socket);
-    options.set_tcp_nodelay(true)?;
-    let keepalive = Duration::from_secs(30);
-    options
-        .set_tcp_keepalive(&TcpKeepalive::new().with_time(keepalive).with_interval(keepalive))?;
+    SockRef::from(socket).set_tcp_nodelay(true)?;
     socket.bind(&address.into())?;
     socket.listen(limits::BACKLOG as i32)
 }

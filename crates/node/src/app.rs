@@ -15,6 +15,7 @@ use streamvs_admin::{
 };
 use streamvs_balance::Plan;
 use streamvs_capture::{Capture, Gate, GateConfig, Switch};
+use streamvs_relay::connect::Keepalive;
 use streamvs_resolve::Changes;
 use streamvs_table::publish;
 use streamvs_watch::NodeEvent;
@@ -105,7 +106,7 @@ async fn serve(options: RunOptions, settings: Settings, verbosity: Verbosity) ->
     let gate = config::gate(&options, worker_count, predecessor.is_some());
     let gate = gate.map(make_gate).transpose()?.flatten();
     // The data path listens before anything is captured.
-    let listeners = listen(port, worker_count, listeners)?;
+    let listeners = listen(port, worker_count, config::keepalive(&options), listeners)?;
     // All that takes more is open by now, and there is no other thread yet.
     let named = [&options.manifests, &options.config, &options.kubeconfig];
     privileges::give_up(named.into_iter().flatten().map(PathBuf::as_path))?;
@@ -352,12 +353,20 @@ fn usable(inherited: Vec<Listener>, port: u16) -> Vec<Listener> {
 
 /// `count` listeners for the data path, by descriptors later than all there are: those of a
 /// predecessor, and new ones where they are too few.
-fn listen(port: u16, count: usize, inherited: Vec<Listener>) -> Result<Vec<Listener>, Error> {
+fn listen(
+    port: u16,
+    count: usize,
+    keepalive: Keepalive,
+    inherited: Vec<Listener>,
+) -> Result<Vec<Listener>, Error> {
     let renewed = inherited.iter().map(|listener| listener.share().map(Listener::from));
     let mut listeners = renewed.collect::<Result<Vec<_>, _>>().map_err(Error::Share)?;
+    for listener in &listeners {
+        listener.set_keepalive(keepalive).map_err(|source| Error::Listen { port, source })?;
+    }
     let missing = count.saturating_sub(listeners.len());
     if missing > 0 {
-        let more = streamvs_accept::bind(port, missing);
+        let more = streamvs_accept::bind(port, missing, keepalive);
         listeners.extend(more.map_err(|source| Error::Listen { port, source })?);
     }
     Ok(listeners)

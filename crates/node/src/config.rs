@@ -10,7 +10,7 @@ use streamvs_accept::{OnRefused, RefusalReason};
 use streamvs_admin::{Addresses, NodeMetrics, Refusal};
 use streamvs_capture::{Backend, GateConfig, Switch, Tools};
 use streamvs_relay::Options;
-use streamvs_relay::connect::DialOptions;
+use streamvs_relay::connect::{DialOptions, Keepalive};
 use streamvs_relay::h2::Engine;
 use streamvs_watch::{Access, KubernetesConfig, ManifestsConfig};
 
@@ -57,10 +57,19 @@ pub(crate) fn relay(options: &RunOptions) -> Options {
             Http2Engine::Switch => Engine::Switch,
             Http2Engine::H2 => Engine::H2,
         },
-        dial: DialOptions { mark: upstream_mark(options), ..DialOptions::default() },
+        dial: DialOptions {
+            mark: upstream_mark(options),
+            keepalive: keepalive(options),
+            user_timeout: options.tcp_user_timeout,
+            ..DialOptions::default()
+        },
         idle_timeout: positive(options.ipvs_tcp_timeout),
         half_close_timeout: positive(options.ipvs_tcpfin_timeout),
     }
+}
+
+pub(crate) fn keepalive(options: &RunOptions) -> Keepalive {
+    Keepalive { time: options.tcp_keepalive_time, interval: options.tcp_keepalive_interval }
 }
 
 /// Without capture by us, our own connections need no mark unless somebody asks for one.

@@ -27,8 +27,8 @@ pub struct DialOptions {
     /// How long one endpoint may take to accept. Longer than the kernel's first SYN
     /// retransmission (1 s), so that one lost packet does not fail an endpoint.
     pub timeout: Duration,
-    /// Idle time before keepalive probes, and the time between them.
-    pub keepalive: Duration,
+    /// When a silent endpoint is asked whether it is still there.
+    pub keepalive: Keepalive,
     /// TCP_USER_TIMEOUT of connections that streams share, see [`share`].
     pub user_timeout: Duration,
 }
@@ -38,9 +38,37 @@ impl Default for DialOptions {
         Self {
             mark: None,
             timeout: Duration::from_millis(1500),
-            keepalive: Duration::from_secs(30),
+            keepalive: Keepalive::default(),
             user_timeout: Duration::from_secs(60),
         }
+    }
+}
+
+/// TCP keepalive of either side's connections: what ends those whose peer has vanished, if nothing is
+/// on its way to it. After `time + net.ipv4.tcp_keepalive_probes * interval` without an answer the
+/// kernel fails the connection (tcp(7)).
+#[derive(Clone, Copy, Debug)]
+pub struct Keepalive {
+    /// How long nothing comes before the first probe. Whole seconds, 1 to 32,767.
+    pub time: Duration,
+    /// Between two probes. Whole seconds, 1 to 32,767.
+    pub interval: Duration,
+}
+
+impl Default for Keepalive {
+    fn default() -> Self {
+        Self { time: Duration::from_secs(30), interval: Duration::from_secs(30) }
+    }
+}
+
+impl Keepalive {
+    /// Sets it on a connection, or on a listener for what that accepts.
+    ///
+    /// # Errors
+    /// As setsockopt(2), with durations outside of what is said above.
+    pub fn set(self, socket: SockRef<'_>) -> io::Result<()> {
+        let keepalive = TcpKeepalive::new().with_time(self.time).with_interval(self.interval);
+        socket.set_tcp_keepalive(&keepalive)
     }
 }
 
@@ -95,9 +123,7 @@ fn begin(leg: Leg, options: &DialOptions, speaks: bool) -> io::Result<TcpStream>
         socket.set_mark(mark)?;
     }
     socket.set_tcp_nodelay(true)?;
-    socket.set_tcp_keepalive(
-        &TcpKeepalive::new().with_time(options.keepalive).with_interval(options.keepalive),
-    )?;
+    options.keepalive.set(SockRef::from(&socket))?;
     if speaks {
         // Without it there is a segment more.
         let _ = socket.set_tcp_quickack(false);

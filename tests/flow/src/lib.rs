@@ -18,7 +18,7 @@ use http::{HeaderMap, Request, Response};
 use streamvs_accept::{Config, Handover};
 use streamvs_balance::{Plan, SchedulerName, VirtualServer};
 use streamvs_relay::Options;
-use streamvs_relay::connect::DialOptions;
+use streamvs_relay::connect::{DialOptions, Keepalive};
 use streamvs_relay::h2::Engine;
 use streamvs_table::publish::{self, Publisher};
 use streamvs_table::{
@@ -69,7 +69,8 @@ impl Node {
         let (plan, reader) = publish::channel(Arc::new(Plan::empty()));
         let (aliases, aliases_reader) = publish::channel(Arc::default());
         let (drain, draining) = watch::channel(false);
-        let listener = streamvs_accept::bind(0, 1).expect("a port is free").remove(0);
+        let listener =
+            streamvs_accept::bind(0, 1, Keepalive::default()).expect("a port is free").remove(0);
         let port = listener.local_addr().expect("is bound").port();
         let config = Config {
             listener,

@@ -19,6 +19,7 @@
 //! - `face`: kube-proxy's configuration file and pages.
 //! - `internal`: ClusterIPs whose endpoints are all, or those of this node alone.
 //! - `outside`: node ports, load balancers' addresses and who may use them.
+//! - `vanish`: peers that are gone without a word.
 //! - `peers`: programs nobody here wrote.
 //! - `demo`: what the README says the demonstration shows.
 
@@ -64,3 +65,5 @@ mod udp;
 mod updates;
 #[cfg(test)]
 mod upgrade;
+#[cfg(test)]
+mod vanish;

@@ -162,6 +162,19 @@ pub(crate) struct RunOptions {
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = values::duration)]
     pub(crate) ipvs_tcpfin_timeout: Duration,
 
+    /// How long nothing comes from a peer before it is asked whether it is still there
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = values::keepalive)]
+    pub(crate) tcp_keepalive_time: Duration,
+
+    /// Between two such questions; the connection fails when net.ipv4.tcp_keepalive_probes of them
+    /// are not answered
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = values::keepalive)]
+    pub(crate) tcp_keepalive_interval: Duration,
+
+    /// HTTP/2 connections fail when the peer acknowledges nothing for this long
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = values::user_timeout)]
+    pub(crate) tcp_user_timeout: Duration,
+
     /// This node's address, of which only the family counts: it is that of the two defaults below
     #[arg(long, value_name = "ADDRESS", hide = true)]
     pub(crate) bind_address: Option<IpAddr>,

@@ -23,6 +23,13 @@ pub(crate) const MAX_SYNC_PERIOD: Duration = Duration::from_secs(30);
 /// The most that a dead man may be waited for: a bound of what tests and debuggers need.
 const MAX_DEAD_MAN_TIMEOUT: Duration = Duration::from_secs(3600);
 
+/// The longest TCP_KEEPIDLE and TCP_KEEPINTVL of the kernel, which counts in seconds.
+const MAX_KEEPALIVE_SECONDS: u64 = 32_767;
+
+/// Less than a second is less than a lost packet may take; more than an hour is no bound.
+const MIN_USER_TIMEOUT: Duration = Duration::from_secs(1);
+const MAX_USER_TIMEOUT: Duration = Duration::from_secs(3600);
+
 /// An address to listen on, or none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BindAddress {
@@ -140,6 +147,25 @@ pub(crate) fn dead_man_timeout(text: &str) -> Result<Duration, String> {
     Ok(timeout)
 }
 
+/// What the kernel takes for TCP_KEEPIDLE and TCP_KEEPINTVL.
+pub(crate) fn keepalive(text: &str) -> Result<Duration, String> {
+    let keepalive = duration(text)?;
+    if keepalive.subsec_nanos() != 0 || !(1..=MAX_KEEPALIVE_SECONDS).contains(&keepalive.as_secs())
+    {
+        return Err(format!("whole seconds from 1s to {MAX_KEEPALIVE_SECONDS}s are needed"));
+    }
+    Ok(keepalive)
+}
+
+/// Never none: what waits for a peer has a bound.
+pub(crate) fn user_timeout(text: &str) -> Result<Duration, String> {
+    let timeout = duration(text)?;
+    if !(MIN_USER_TIMEOUT..=MAX_USER_TIMEOUT).contains(&timeout) {
+        return Err("1s to 1h is needed".to_owned());
+    }
+    Ok(timeout)
+}
+
 pub(crate) fn level(text: &str) -> Result<tracing::Level, String> {
     if let Ok(count) = text.parse::<u8>() {
         return Ok(match count {
@@ -245,6 +271,30 @@ mod tests {
         ] {
             let expected = milliseconds.map(Duration::from_millis);
             assert_eq!(duration(text).ok(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn time_outs_of_tcp_are_what_the_kernel_takes_and_never_none() {
+        for (text, seconds) in [
+            ("1s", Some(1)),
+            ("9h6m7s", Some(32_767)),
+            ("32768s", None),
+            ("0s", None),
+            ("1500ms", None),
+            ("long", None),
+        ] {
+            assert_eq!(keepalive(text).ok(), seconds.map(Duration::from_secs), "{text}");
+        }
+        for (text, milliseconds) in [
+            ("1s", Some(1000)),
+            ("1500ms", Some(1500)),
+            ("1h", Some(3_600_000)),
+            ("999ms", None),
+            ("0", None),
+            ("61m", None),
+        ] {
+            assert_eq!(user_timeout(text).ok(), milliseconds.map(Duration::from_millis), "{text}");
         }
     }
 
