@@ -470,15 +470,17 @@ async fn tell_of_failed_start(
     streamvs_watch::report(config, event).await;
 }
 
-/// Waits for the last connection, the deadline, or an impatient second signal.
+/// Waits for the last connection, the deadline, or an impatient second signal, after which the
+/// connections are closed.
 async fn drain_workers(workers: &mut Workers, signals: &mut Signals, deadline: Duration) {
     tokio::select! {
         drained = timeout(deadline, workers.all_ended()) => match drained {
-            Ok(()) => tracing::info!("all connections have ended"),
+            Ok(()) => return tracing::info!("all connections have ended"),
             Err(_) => tracing::warn!(?deadline, "connections are cut off at the drain timeout"),
         },
         () = signals.stop() => tracing::warn!("connections are cut off by a second signal"),
     }
+    workers.cut_off().await;
 }
 
 type RulesEnd = Result<Result<Option<Capture>, Error>, JoinError>;

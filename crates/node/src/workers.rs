@@ -1,9 +1,11 @@
 //! The data path's threads: one `LocalRuntime` each.
 
+use std::future::pending;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -18,6 +20,7 @@ use streamvs_table::publish::Reader;
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
 
 use crate::error::Error;
 use crate::origin::Origins;
@@ -31,6 +34,9 @@ const HEALTH_CHECK_PART: u64 = 16;
 
 /// Fewest connections a worker serves, however few descriptors there are.
 const LEAST_CONNECTIONS: u64 = 64;
+
+/// How long workers have to close what they have. They do nothing else then.
+const CUT_OFF: Duration = Duration::from_secs(1);
 
 /// What every worker gets a copy of.
 pub(crate) struct Shared {
@@ -55,6 +61,7 @@ pub(crate) fn start(listeners: Vec<Listener>, shared: &Shared) -> Result<Workers
     let max_connections = connections_for_each(count);
     tracing::info!(worker_count = count, max_connections, "starting the data path");
     let (ended, receiver) = mpsc::channel(count);
+    let (cut, _) = watch::channel(false);
     let mut arrivals = Vec::with_capacity(count);
     for (index, listener) in listeners.into_iter().enumerate() {
         let (arrival, arriving) = mpsc::unbounded_channel();
@@ -76,12 +83,18 @@ pub(crate) fn start(listeners: Vec<Listener>, shared: &Shared) -> Result<Workers
             },
         };
         let gate = shared.gate.clone();
-        let ended = ended.clone();
+        let (ended, mut cut) = (ended.clone(), cut.subscribe());
         // Joined through `ended`: the process does not outlive its drain.
         thread::Builder::new()
             .name(format!("worker-{index}"))
             .spawn(move || {
-                if let Err(error) = run(config, gate.map(|gate| beat(gate, index))) {
+                let heart = gate.map(|gate| beat(gate, index));
+                let cut_off = async move {
+                    if cut.wait_for(|cut| *cut).await.is_err() {
+                        pending().await
+                    }
+                };
+                if let Err(error) = run(config, heart, cut_off) {
                     tracing::error!(error = %error, "data path thread failed");
                 }
                 // Only the process's end closes the receiver, and then nobody asks.
@@ -89,13 +102,15 @@ pub(crate) fn start(listeners: Vec<Listener>, shared: &Shared) -> Result<Workers
             })
             .map_err(Error::Runtime)?;
     }
-    Ok(Workers { running_count: count, ended: receiver, arrivals })
+    Ok(Workers { running_count: count, ended: receiver, cut, arrivals })
 }
 
 /// The started threads.
 pub(crate) struct Workers {
     running_count: usize,
     ended: mpsc::Receiver<()>,
+    /// Turns true when they shall end at once.
+    cut: watch::Sender<bool>,
     /// To each, for connections that began elsewhere.
     arrivals: Vec<mpsc::UnboundedSender<Passed>>,
 }
@@ -103,7 +118,8 @@ pub(crate) struct Workers {
 impl Workers {
     /// None yet.
     pub(crate) fn none() -> Self {
-        Self { running_count: 0, ended: mpsc::channel(1).1, arrivals: Vec::new() }
+        let (ended, cut) = (mpsc::channel(1).1, watch::channel(false).0);
+        Self { running_count: 0, ended, cut, arrivals: Vec::new() }
     }
 
     /// True while at least one runs.
@@ -129,15 +145,34 @@ impl Workers {
             self.one_ended().await;
         }
     }
+
+    /// Ends them with the connections they have. Ready when these are closed, so that their clients
+    /// hear of it while there are rules by which the kernel knows whose answer that is.
+    pub(crate) async fn cut_off(&mut self) {
+        self.cut.send_replace(true);
+        if timeout(CUT_OFF, self.all_ended()).await.is_err() {
+            tracing::warn!("workers do not end, their connections go with the process");
+        }
+    }
 }
 
-fn run(config: Config, heart: Option<impl Future<Output = ()> + 'static>) -> io::Result<()> {
+fn run(
+    config: Config,
+    heart: Option<impl Future<Output = ()> + 'static>,
+    cut_off: impl Future<Output = ()>,
+) -> io::Result<()> {
     let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
     if let Some(heart) = heart {
         // Ends with the runtime. Beats in turn with all of the worker's connections.
         runtime.spawn_local(heart);
     }
-    runtime.block_on(streamvs_accept::run(config))
+    // All connections end with the runtime.
+    runtime.block_on(async {
+        tokio::select! {
+            ended = streamvs_accept::run(config) => ended,
+            () = cut_off => Ok(()),
+        }
+    })
 }
 
 /// Gives a worker's signs of life, for as long as its runtime lives.

@@ -113,7 +113,8 @@ fn every_row_of_the_demonstration_shows_what_it_is_for() {
     let done = errors.lines().find_map(|line| line.strip_prefix("done in ")?.strip_suffix(" s"));
     let seconds: f64 =
         done.and_then(|seconds| seconds.parse().ok()).expect("says how long it took");
-    assert!(seconds > 0.0);
+    // A demonstration that nobody waits for is none.
+    assert!(seconds < 30.0, "{seconds} s");
     figure::report(&format!("demonstration, without building: {seconds} s"));
 }
 

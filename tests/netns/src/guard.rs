@@ -43,10 +43,10 @@ fn check_direct(scene: &Scene, service: &Service, agent: &Agent) {
         load.advance(300);
         assert!(load.stop().without_failure().spread(&PODS) <= 1, "{family:?}");
     }
-    assert_eq!(
-        agent.metric("streamvs_connections_total", &[("protocol", "tcp")]).unwrap_or(0.0),
-        0.0
-    );
+    let captured = agent.metric("streamvs_connections_total", &[]);
+    assert_eq!(captured, Some(2.0), "the load's, one in each family");
+    // The kernel refuses them: none gets as far as the listener.
+    assert_eq!(agent.metric("streamvs_refused_connections_total", &[]), Some(0.0));
 }
 
 #[test]

@@ -11,7 +11,8 @@
 //! - `guard`: the listener cannot be abused, and nothing is captured twice.
 //! - `kernel`: in place of kube-proxy, UDP, SCTP and who takes over when the agent is gone.
 //! - `scale`: what the kernel path costs among 10,000 Services.
-//! - `lifecycle`: start, stop, crash, cleaning up, wrong files.
+//! - `lifecycle`: start, crash, repair, cleaning up, wrong files.
+//! - `stop`: calls and connections at SIGTERM.
 //! - `check`: what is told of a node before the first start.
 //! - `client_ip`: whom endpoints see.
 //! - `upgrade`: one agent takes over from another.
@@ -57,6 +58,8 @@ mod scale;
 mod scene;
 #[cfg(test)]
 mod spread;
+#[cfg(test)]
+mod stop;
 #[cfg(test)]
 mod tcp;
 #[cfg(test)]

@@ -116,29 +116,33 @@ fn a_second_start_adopts_what_a_crash_left() {
 #[test]
 fn what_others_delete_from_iptables_is_repaired() {
     needs_node!();
-    check_repairs(
-        "iptables",
-        &[
-            "iptables -t nat -D PREROUTING 1",
-            "ip6tables -t nat -D PREROUTING 1",
-            "iptables -t nat -F STREAMVS-CAPTURE",
-            "ip6tables -t filter -D STREAMVS-INPUT 2",
-            "iptables -t nat -F",
-            "iptables -F",
-            "ip6tables -F",
-            "ipset flush streamvs4",
-            "ipset flush streamvs6",
-            "ip route del 10.96.0.0/16",
-            "ip -6 route del fd00:10:96::/112",
-        ],
-    );
+    for backend in ["nft", "legacy"] {
+        let tables = |rest: &str| format!("iptables-{backend} {rest}");
+        let tables6 = |rest: &str| format!("ip6tables-{backend} {rest}");
+        check_repairs(
+            &["--capture", "iptables", "--iptables-backend", backend],
+            &[
+                tables("-t nat -D PREROUTING 1"),
+                tables6("-t nat -D PREROUTING 1"),
+                tables("-t nat -F STREAMVS-CAPTURE"),
+                tables6("-t filter -D STREAMVS-INPUT 2"),
+                tables("-t nat -F"),
+                tables("-F"),
+                tables6("-F"),
+                "ipset flush streamvs4".to_owned(),
+                "ipset flush streamvs6".to_owned(),
+                "ip route del 10.96.0.0/16".to_owned(),
+                "ip -6 route del fd00:10:96::/112".to_owned(),
+            ],
+        );
+    }
 }
 
 #[test]
 fn what_others_delete_from_nftables_is_repaired() {
     needs_node!("nft");
     check_repairs(
-        "nftables",
+        &["--capture", "nftables"],
         &[
             "nft flush chain ip streamvs-capture nat-prerouting",
             "nft flush chain ip6 streamvs-capture nat-prerouting",
@@ -150,21 +154,21 @@ fn what_others_delete_from_nftables_is_repaired() {
             "nft flush ruleset",
             "ip route del 10.96.0.0/16",
             "ip -6 route del fd00:10:96::/112",
-        ],
+        ]
+        .map(str::to_owned),
     );
 }
 
 /// Does each damage, waits until everything is as before, and asks the Service in both families,
 /// from a pod and from the node. Audits come every second instead of every 30, the longest there
 /// is; a slow machine has some more.
-fn check_repairs(capture: &str, damages: &[&str]) {
+fn check_repairs(capture: &[&str], damages: &[String]) {
     let scene = Scene::new();
     let service = dual_stack_grpc_service();
     let _endpoints = Family::BOTH.map(|family| scene.grpc(family, PODS));
     scene.publish(&service, &PODS);
     let ranges = ["--service-cidrs", "10.96.0.0/16,fd00:10:96::/112"];
-    let flags = ["--capture", capture, "--iptables-sync-period", "1s"];
-    let agent = scene.agent(&[flags.as_slice(), &ranges].concat());
+    let agent = scene.agent(&[capture, &["--iptables-sync-period", "1s"], &ranges].concat());
     let node = scene.lab.node();
     let rules = kernel_state(node);
     for damage in damages {
@@ -189,24 +193,6 @@ fn check_repairs(capture: &str, damages: &[&str]) {
     // Each did something. An audit may have mended it before we looked.
     let repairs = agent.metric("streamvs_capture_repairs_total", &[]);
     assert!(repairs.is_some_and(|repairs| repairs >= damages.len() as f64), "{repairs:?}");
-}
-
-#[test]
-fn sigterm_lets_open_calls_finish() {
-    needs_node!();
-    let scene = Scene::new();
-    let service = grpc_service(Family::V4);
-    let endpoints = scene.grpc(Family::V4, PODS);
-    scene.publish(&service, &PODS);
-    let mut agent = scene.agent(&[]);
-    let load = Load::unary(address(&service), 3).calls(2000);
-    let running = load.start(scene.client().netns());
-    eventually("calls flow", PATIENCE, || endpoints.iter().any(|endpoint| endpoint.calls() > 30));
-    let status = agent.stop(PATIENCE);
-    assert_eq!(status.code(), Some(0), "{}", agent.log());
-    assert!(agent.log().contains("all connections have ended"), "{}", agent.log());
-    // Calls in flight were answered; later ones found no Service, since nobody else serves it.
-    drop(running);
 }
 
 #[test]

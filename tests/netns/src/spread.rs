@@ -133,11 +133,11 @@ fn each_case(service: &Service, flags: &[&str], check: impl Fn(&Case<'_>)) {
 fn all_four_kinds_of_calls_are_spread() {
     needs_node!();
     each_case(&dual_stack_grpc_service(), &[], |case| {
-        for kind in Kind::ALL {
+        for (kind, connections) in Kind::ALL.into_iter().flat_map(|kind| [(kind, 1), (kind, 3)]) {
             let counts = || case.endpoints.iter().map(|endpoint| endpoint.calls_of(kind));
             let before: Vec<u64> = counts().collect();
-            let report = case.run(case.load(1).calls(300).kind(kind));
-            assert!(report.spread(&PODS) <= 1, "{kind:?}: {:?}", report.calls);
+            let report = case.run(case.load(connections).calls(300).kind(kind));
+            assert!(report.spread(&PODS) <= 1, "{kind:?}, {connections}: {:?}", report.calls);
             assert!(counts().zip(before).all(|(now, before)| now - before == 100));
         }
     });
