@@ -101,7 +101,8 @@ impl Agent {
         source: Source<'_>,
         flags: &[&str],
     ) -> Self {
-        let socket = folder.join("admin.sock");
+        let named = flags.iter().skip_while(|flag| **flag != "--admin-socket").nth(1);
+        let socket = named.map_or_else(|| folder.join("admin.sock"), PathBuf::from);
         command.args(["run", "--hostname-override", "node"]);
         match source {
             Source::Manifests(manifests) => command.arg("--manifests").arg(manifests.folder()),
@@ -206,6 +207,14 @@ impl Agent {
     /// The process id.
     pub fn id(&self) -> u32 {
         self.process.id()
+    }
+
+    /// Memory it holds now, without what is swapped out.
+    ///
+    /// # Panics
+    /// When it has ended.
+    pub fn resident_bytes(&self) -> u64 {
+        self.process.resident_bytes()
     }
 
     /// Its admin socket.

@@ -17,12 +17,14 @@ mod call;
 pub mod client;
 pub mod conduct;
 pub mod endpoint;
+mod line;
 pub mod load;
 mod message;
 
 pub use client::{Client, Failure, Reply};
 pub use conduct::Conduct;
 pub use endpoint::Endpoint;
+pub use line::Line;
 
 /// A kind of gRPC method.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::server::SendResponse;
@@ -10,24 +11,24 @@ use http::{HeaderMap, HeaderValue, Response};
 use tokio::sync::watch;
 
 use super::Kind;
-use super::endpoint::Orders;
+use super::endpoint::{Observer, Orders};
 use super::message::{Messages, frame};
 
 /// A call nobody has answered yet.
-#[derive(Debug)]
 pub(super) struct Call {
     pub(super) kind: Kind,
     pub(super) body: RecvStream,
     pub(super) respond: SendResponse<Bytes>,
     pub(super) endpoint: Arc<str>,
     pub(super) orders: watch::Receiver<Orders>,
+    pub(super) seen: Observer,
 }
 
 /// The messages a caller sends.
-#[derive(Debug)]
 pub(super) struct Requests {
     body: RecvStream,
     messages: Messages,
+    seen: Observer,
 }
 
 /// The messages an endpoint sends.
@@ -48,14 +49,20 @@ impl Call {
         headers.insert("content-type", HeaderValue::from_static("application/grpc"));
         headers.insert("x-endpoint", self.name_header());
         let body = self.respond.send_response(response, false)?;
-        Ok((Requests { body: self.body, messages: Messages::default() }, Answer { body }))
+        let requests = Requests { body: self.body, messages: Messages::default(), seen: self.seen };
+        Ok((requests, Answer { body }))
     }
 }
 
 impl Requests {
     /// The next message; none at the caller's end.
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, h2::Error> {
-        next_message(&mut self.body, &mut self.messages).await
+        let message = next_message(&mut self.body, &mut self.messages).await?;
+        let wait = message.as_deref().map_or(Duration::ZERO, |message| (self.seen)(message));
+        if !wait.is_zero() {
+            tokio::time::sleep(wait).await;
+        }
+        Ok(message)
     }
 }
 

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::server;
@@ -17,6 +18,9 @@ use super::call::Call;
 use super::{Conduct, Kind, conduct};
 use crate::Family;
 use crate::lab::{Host, block_on_local};
+
+/// Is shown each message that an endpoint has received, and says how long the answer shall wait.
+pub type Observer = Arc<dyn Fn(&[u8]) -> Duration + Send + Sync>;
 
 /// An endpoint that serves until it is dropped.
 #[derive(Debug)]
@@ -67,17 +71,31 @@ impl Endpoint {
     pub fn start_limited(host: &Host, family: Family, port: u16, limit: Option<u32>) -> Self {
         let address = host.at(family, port);
         let listener = host.run(|| {
-            let listener = std::net::TcpListener::bind(address)
-                .unwrap_or_else(|error| panic!("{}: {address}: {error}", host.name()));
-            listener.set_nonblocking(true).expect("a socket can be made non-blocking");
-            listener
+            std::net::TcpListener::bind(address)
+                .unwrap_or_else(|error| panic!("{}: {address}: {error}", host.name()))
         });
+        Self::on(listener, host.name(), limit, Arc::new(|_message| Duration::ZERO))
+    }
+
+    /// Serves on a socket that listens already, under any name. `seen` is shown each message that
+    /// came whole, before it is answered; by the endpoint's only thread.
+    ///
+    /// # Panics
+    /// When the socket does not listen.
+    pub fn on(
+        listener: std::net::TcpListener,
+        name: &str,
+        limit: Option<u32>,
+        seen: Observer,
+    ) -> Self {
+        listener.set_nonblocking(true).expect("a socket can be made non-blocking");
         let address = listener.local_addr().expect("a bound socket has an address");
         let counts = Arc::new(Counts::default());
         let (orders, receiver) = watch::channel(Orders::default());
-        let name: Arc<str> = host.name().into();
-        let server = Server { name: Arc::clone(&name), counts: Arc::clone(&counts), limit };
-        let worker = host.spawn(move || {
+        let name: Arc<str> = name.into();
+        let server = Server { name: Arc::clone(&name), counts: Arc::clone(&counts), limit, seen };
+        // The sockets it accepts are in the namespace of the one that listens.
+        let worker = std::thread::spawn(move || {
             block_on_local(async move {
                 let listener = TcpListener::from_std(listener).expect("the runtime takes sockets");
                 server.serve(listener, receiver).await;
@@ -171,11 +189,12 @@ impl Drop for Endpoint {
 }
 
 /// What a listener and its connections share.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 struct Server {
     name: Arc<str>,
     counts: Arc<Counts>,
     limit: Option<u32>,
+    seen: Observer,
 }
 
 impl Server {
@@ -281,7 +300,8 @@ impl Server {
             .most_active
             .fetch_max(self.counts.active.load(Ordering::Relaxed), Ordering::Relaxed);
         let body = request.into_body();
-        let call = Call { kind, body, respond, endpoint: Arc::clone(&self.name), orders };
+        let (endpoint, seen) = (Arc::clone(&self.name), Arc::clone(&self.seen));
+        let call = Call { kind, body, respond, endpoint, orders, seen };
         spawn_local(async move {
             let _active = active;
             // The caller learns of a stream's end by itself; there is nobody else to tell.

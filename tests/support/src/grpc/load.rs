@@ -9,10 +9,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
-use super::{Client, Failure, Kind};
+use super::{Failure, Kind, Line};
 use crate::lab::{Netns, block_on_local};
 
 /// How many failures a report quotes; it counts all.
@@ -114,16 +113,16 @@ impl Load {
         shared.left.set(shared.load.calls.unwrap_or(u64::MAX));
         let mut lines = Vec::new();
         for _ in 0..shared.load.connections {
-            match Client::connect(shared.load.address).await {
-                Ok(client) => lines.push(Rc::new(Line::new(client))),
+            match Line::connect(shared.load.address).await {
+                Ok(line) => lines.push(Rc::new(line)),
                 Err(failure) => shared.record_failure(&failure),
             }
         }
         let start = Instant::now();
         let mut loops = JoinSet::new();
-        for line in lines {
+        for line in &lines {
             for _ in 0..shared.load.streams {
-                loops.spawn_local(Rc::clone(&shared).calls(Rc::clone(&line)));
+                loops.spawn_local(Rc::clone(&shared).calls(Rc::clone(line)));
             }
         }
         while let Some(ended) = loops.join_next().await {
@@ -131,6 +130,7 @@ impl Load {
         }
         let mut report = shared.report.take();
         report.elapsed = start.elapsed();
+        report.reconnected = lines.iter().map(|line| line.renewals()).sum();
         report.durations.sort_unstable();
         report
     }
@@ -223,19 +223,6 @@ struct Progress {
     failed: AtomicU64,
 }
 
-/// One connection, replaced when it takes no more calls.
-#[derive(Debug)]
-struct Line {
-    client: RefCell<Client>,
-    renewing: Mutex<()>,
-}
-
-impl Line {
-    fn new(client: Client) -> Self {
-        Self { client: RefCell::new(client), renewing: Mutex::new(()) }
-    }
-}
-
 impl Shared {
     async fn calls(self: Rc<Self>, line: Rc<Line>) {
         while !self.stop.load(Ordering::Relaxed) && self.left.get() > 0 {
@@ -248,7 +235,7 @@ impl Shared {
     async fn one_call(&self, line: &Line) {
         for last in [false, true] {
             let start = Instant::now();
-            let called = match self.usable(line).await {
+            let called = match line.client().await {
                 Ok(client) => client.ask(self.load.kind).await,
                 Err(failure) => Err(failure),
             };
@@ -271,24 +258,6 @@ impl Shared {
                 }
             }
         }
-    }
-
-    /// The line's connection, or a new one when that takes no more calls.
-    async fn usable(&self, line: &Line) -> Result<Client, Failure> {
-        let client = line.client.borrow().clone();
-        if client.ready().await.is_ok() {
-            return Ok(client);
-        }
-        // One loop makes the new connection; the others wait for it and find it usable.
-        let _renewing = line.renewing.lock().await;
-        let client = line.client.borrow().clone();
-        if client.ready().await.is_ok() {
-            return Ok(client);
-        }
-        let client = Client::connect(self.load.address).await?;
-        self.report.borrow_mut().reconnected += 1;
-        line.client.replace(client.clone());
-        Ok(client)
     }
 
     fn record_failure(&self, failure: &Failure) {

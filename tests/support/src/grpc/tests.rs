@@ -1,11 +1,12 @@
 //! Aim: client, endpoint and their counts are right before anything stands between them.
 //! Method: both in one lab, connected directly.
 
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use super::load::Load;
 use super::*;
-use crate::lab::Lab;
+use crate::lab::{Lab, block_on_local};
 use crate::needs;
 use crate::wait::{eventually, eventually_equals};
 use crate::{Family, lab::Host};
@@ -73,7 +74,7 @@ fn each_conduct_is_seen_by_the_caller_as_what_it_is() {
     assert!(!status.is_untouched());
 
     endpoint.conduct(Conduct::Slow(Duration::from_millis(50)));
-    let start = std::time::Instant::now();
+    let start = Instant::now();
     ask().unwrap();
     assert!(start.elapsed() >= Duration::from_millis(50));
 
@@ -146,4 +147,26 @@ fn a_limited_endpoint_never_holds_more_streams() {
     let report = Load::unary(endpoint.address(), 1).calls(100).run(&client);
     report.without_failure();
     assert!(endpoint.most_active() <= 3, "{}", endpoint.most_active());
+}
+
+#[test]
+fn an_observer_is_shown_each_message_and_puts_off_its_answer() {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let wait = Duration::from_millis(20);
+    let also_seen = Arc::clone(&seen);
+    let observer = move |message: &[u8]| {
+        also_seen.lock().unwrap().push(message.to_vec());
+        wait
+    };
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = Endpoint::on(listener, "a", None, Arc::new(observer));
+    let address = endpoint.address();
+    let start = Instant::now();
+    block_on_local(async {
+        let client = Client::connect(address).await.unwrap();
+        assert_eq!(client.ask(Kind::Unary).await.unwrap().endpoint, "a");
+        client.ask(Kind::Bidi).await.unwrap();
+    });
+    assert!(start.elapsed() >= 3 * wait, "{:?}", start.elapsed());
+    assert_eq!(*seen.lock().unwrap(), [&b"ping"[..], b"a", b"b"]);
 }
