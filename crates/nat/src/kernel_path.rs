@@ -98,23 +98,26 @@ impl KernelPath {
     /// `nft` failed, also after the kernel was read. The next `update` or [`KernelPath::audit`]
     /// tries again.
     pub async fn update(&mut self, snapshot: Arc<Snapshot>) -> Result<Applied, Error> {
-        let script_bytes = match self.step(&snapshot).await {
+        let stepped = self.step(&snapshot).await;
+        let script_bytes = match stepped {
             Some(script_bytes) => script_bytes,
             None => self.settle(&snapshot).await?,
         };
         let before = std::mem::replace(&mut self.snapshot, Arc::clone(&snapshot));
         let mut concerned = self.families.clone();
-        concerned.retain(|family| udp_differs(&before, &snapshot, *family));
+        // Nobody knows where new flows went before the kernel was read.
+        concerned.retain(|family| stepped.is_none() || udp_differs(&before, &snapshot, *family));
         let flows = forget_flows(&concerned, &before, &snapshot).await;
         Ok(Applied { script_bytes, flows })
     }
 
     /// Looks whether our chains and sets are there with all their rules, and mends what is not.
-    /// True: something was mended.
+    /// Where something was, the UDP flows of meanwhile go: they were not translated, and a client
+    /// that goes on sending would keep its flow like that for ever.
     ///
     /// # Errors
     /// `nft` failed.
-    pub async fn audit(&mut self) -> Result<bool, Error> {
+    pub async fn audit(&mut self) -> Result<Applied, Error> {
         for family in self.families.clone() {
             let wanted = self.chains(family);
             let text = self.nft.list(family, false).await?;
@@ -125,10 +128,15 @@ impl KernelPath {
             });
             if !whole || self.doubtful {
                 let snapshot = Arc::clone(&self.snapshot);
-                return self.settle(&snapshot).await.map(|script_bytes| script_bytes > 0);
+                let script_bytes = self.settle(&snapshot).await?;
+                let mut flows = PerFamily::default();
+                if script_bytes > 0 {
+                    flows = forget_flows(&self.families, &snapshot, &snapshot).await;
+                }
+                return Ok(Applied { script_bytes, flows });
             }
         }
-        Ok(false)
+        Ok(Applied::default())
     }
 
     /// The chains and sets of single Services.

@@ -419,9 +419,10 @@ impl Rules {
         }
         let Some(kernel_path) = &mut installed.kernel_path else { return };
         match kernel_path.audit().await {
-            Ok(false) => {}
-            Ok(true) => {
+            Ok(applied) if applied.script_bytes == 0 => {}
+            Ok(applied) => {
                 self.metrics.capture_repaired(1);
+                tell_of_flows(&self.metrics, &applied);
                 tracing::warn!("somebody changed the table streamvs-nat, repaired");
             }
             Err(error) => tracing::error!(error = %error, "cannot check the table streamvs-nat"),

@@ -428,6 +428,37 @@ fn what_others_delete_of_the_kernel_path_is_repaired() {
 }
 
 #[test]
+fn a_flow_from_a_time_without_the_kernel_path_finds_an_endpoint() {
+    needs_node!("nft", "conntrack");
+    // The node has a way for what is no Service, so that the kernel remembers flows to it.
+    let scene = Scene::of(Lab::builder().pod("client").pods(PODS).outside());
+    let node = scene.lab.node();
+    node.netns().ip("route add default via 172.18.0.100\n");
+    let service = dns(Family::V4);
+    let _endpoints = scene.udp(Family::V4, PODS);
+    scene.publish(&service, &PODS);
+    let agent = scene.agent(&[REPLACE, "--iptables-sync-period", "1s"]);
+    let client = Client::new(scene.client(), address(&service));
+    let repairs = || agent.metric("streamvs_capture_repairs_total", &[]).unwrap_or_default();
+    let flows = || {
+        let list =
+            node.output("conntrack", &["-L", "-p", "udp", "-d", &service.ips()[0].to_string()]);
+        list.lines().filter(|line| line.contains("[UNREPLIED]")).count()
+    };
+    // Until the agent looks, which it may do at once.
+    eventually("a flow is not translated", PATIENCE, || {
+        let before = repairs();
+        node.output("nft", &["delete", "table", "ip", "streamvs-nat"]);
+        let nobody = client.ask_within(Duration::from_millis(50)).is_err();
+        let found = flows();
+        eventually("the table is repaired", PATIENCE, || repairs() > before);
+        nobody && found == 1
+    });
+    assert_eq!(flows(), 0, "it was forgotten with the repair");
+    client.ask().expect("an endpoint answers");
+}
+
+#[test]
 fn cleanup_takes_the_kernel_path_away() {
     needs_node!("nft");
     let scene = Scene::new();
