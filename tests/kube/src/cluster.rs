@@ -153,12 +153,13 @@ impl Cluster {
         self.server.as_ref()
     }
 
-    /// Gives a Node an InternalIP, as its kubelet would. Without it kube-proxy asks for it for
+    /// Gives a Node its InternalIPs, as its kubelet would. Without one kube-proxy asks for it for
     /// half a minute before it starts.
     #[track_caller]
-    pub fn set_node_address(&self, node: &str, ip: IpAddr) {
-        let address = json!({ "type": "InternalIP", "address": ip });
-        let patch = json!({ "status": { "addresses": [address] } }).to_string();
+    pub fn set_node_addresses(&self, node: &str, ips: &[IpAddr]) {
+        let address = |ip| json!({ "type": "InternalIP", "address": ip });
+        let addresses: Vec<Value> = ips.iter().map(address).collect();
+        let patch = json!({ "status": { "addresses": addresses } }).to_string();
         self.kubectl(&["patch", "node", node, "--subresource=status", "-p", &patch], "");
     }
 

@@ -115,7 +115,7 @@ fn what_reads_kube_proxys_pages_reads_ours() {
     // For the metrics of conntrack.
     let dns = Service::new("dns", &[Family::V4], 53).port("dns", 53, 5353).protocol("UDP");
     scene.publish(&dns, &PODS);
-    scene.cluster.set_node_address("node", scene.lab.node().ip(Family::V4));
+    scene.cluster.set_node_addresses("node", &[scene.lab.node().ip(Family::V4)]);
 
     let mut command = scene.lab.node().command(programs::path("kube-proxy"));
     command

@@ -2,7 +2,7 @@
 //! objects, real capture, exact counts.
 
 use std::io::ErrorKind;
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use streamvs_support::Family;
@@ -13,7 +13,9 @@ use streamvs_support::lab::Lab;
 use streamvs_support::manifest::Service;
 use streamvs_support::wait::{eventually, eventually_equals};
 
-use crate::scene::{PODS, SERVICE_PORT, Scene, TARGET_PORT, address, grpc_service, needs_node};
+use crate::scene::{
+    PODS, SERVICE_PORT, Scene, TARGET_PORT, address, connect, grpc_service, needs_node,
+};
 
 /// What an operator would write: two families by the server's choice of order, a named port.
 const APPLIED: &str = "
@@ -47,14 +49,6 @@ endpoints:
   - { addresses: ['fd00:10:244:1::12'] }
   - { addresses: ['fd00:10:244:1::13'] }
 ";
-
-/// What a client pod gets that connects to a Service nobody has, or has no more.
-fn connect(scene: &Scene, target: SocketAddr) -> Result<(), ErrorKind> {
-    scene.client().run(|| {
-        let socket = TcpStream::connect_timeout(&target, Duration::from_secs(1));
-        socket.map(drop).map_err(|error| error.kind())
-    })
-}
 
 /// A call is answered.
 fn answers(scene: &Scene, target: SocketAddr) -> bool {

@@ -8,6 +8,7 @@
 //!
 //! - `watch`: what the API server is told becomes the table.
 //! - `flow`: what is applied is served.
+//! - `outside`: and by node port, load balancer and externalIP too.
 //! - `updates`: what changes is live at once, and costs nothing.
 //! - `outage`: nor does the API server's absence.
 //! - `face`: what reads kube-proxy's pages reads ours.
@@ -33,6 +34,8 @@ mod flow;
 mod manifests;
 #[cfg(test)]
 mod outage;
+#[cfg(test)]
+mod outside;
 #[cfg(test)]
 mod rbac;
 #[cfg(test)]

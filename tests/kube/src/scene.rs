@@ -1,12 +1,13 @@
 //! What nearly every test begins with: a control plane, a node with a client and endpoint pods,
 //! and the agent installed as `deploy/` says.
 
-use std::net::SocketAddr;
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use streamvs_support::agent::{Agent, PATIENCE, Source};
-use streamvs_support::lab::{Host, Lab};
+use streamvs_support::lab::{Builder, Host, Lab};
 use streamvs_support::manifest::{Endpoint, Service, node};
 use streamvs_support::wait::eventually_equals;
 use streamvs_support::{Family, grpc};
@@ -29,8 +30,8 @@ pub(crate) const ON_ITS_WAY: Duration = Duration::from_millis(100);
 
 /// Returns from the test, loudly, where it cannot run.
 macro_rules! needs_node {
-    () => {
-        streamvs_support::needs!("ip", "nsenter", "iptables", "ip6tables", "ipset")
+    ($($more:expr),* $(,)?) => {
+        streamvs_support::needs!("ip", "nsenter", "iptables", "ip6tables", "ipset" $(, $more)*)
     };
 }
 pub(crate) use needs_node;
@@ -47,14 +48,19 @@ pub(crate) struct Scene {
 impl Scene {
     /// A client pod, three endpoint pods, and the ServiceAccount and role of `deploy/`.
     pub(crate) fn new() -> Self {
-        let lab = Lab::builder().control().pod("client").pods(PODS).build();
+        Self::of(Lab::builder().pod("client").pods(PODS), "alongside")
+    }
+
+    /// Any lab with a client pod, and one of the overlays of `deploy/`.
+    pub(crate) fn of(builder: Builder, overlay: &str) -> Self {
+        let lab = builder.control().build();
         // A way out, as most nodes have one; the other suites' nodes have none.
         lab.node()
             .netns()
             .ip("route add default via 172.18.0.50\nroute add ::/0 via fd00:172:18::50\n");
         let cluster = Cluster::start(&lab);
         cluster.apply(&[node("node", "zone-a")]);
-        cluster.kubectl(&["apply", "-k", &deploy("overlays/alongside")], "");
+        cluster.kubectl(&["apply", "-k", &deploy(&format!("overlays/{overlay}"))], "");
         let kubeconfig = cluster.account_kubeconfig("kube-system", "streamvs");
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         Self { cluster, lab, folder, kubeconfig }
@@ -117,6 +123,14 @@ impl Scene {
             usable
         });
     }
+}
+
+/// What a client pod's connect comes to.
+pub(crate) fn connect(scene: &Scene, target: SocketAddr) -> Result<(), ErrorKind> {
+    scene.client().run(|| {
+        let socket = TcpStream::connect_timeout(&target, Duration::from_secs(1));
+        socket.map(drop).map_err(|error| error.kind())
+    })
 }
 
 /// A Service for gRPC endpoints with an address of each of `families`.

@@ -6,10 +6,9 @@
 
 use streamvs_support::manifest::{Endpoint, Service};
 use streamvs_support::tcp::load::{self, First};
-use streamvs_support::tcp::{self, Speak};
+use streamvs_support::tcp::{self, Got, Speak, ask, expect};
 use streamvs_support::{Family, lab::Lab};
 
-use crate::answer::{Got, ask, expect};
 use crate::scene::{CAPTURES, Scene, address_of, dual_stack_tcp_service, needs_node};
 
 /// The pod of this node and that of another one.

@@ -13,11 +13,11 @@ use streamvs_support::agent::{self, Agent, PATIENCE, Source};
 use streamvs_support::lab::{Host, Lab};
 use streamvs_support::manifest::Service;
 use streamvs_support::tcp::Speak;
+use streamvs_support::udp::{self, Client, ask_anew};
 use streamvs_support::wait::{eventually, eventually_some};
 use streamvs_support::{Family, tcp};
 
 use crate::scene::{PODS, Scene, address, needs_node, tcp_service};
-use crate::udp::{self, Client, ask_anew};
 
 /// Where UDP and SCTP endpoints listen.
 const PORT: u16 = 5353;

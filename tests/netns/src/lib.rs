@@ -25,8 +25,6 @@
 //! - `demo`: what the README says the demonstration shows.
 
 #[cfg(test)]
-mod answer;
-#[cfg(test)]
 mod check;
 #[cfg(test)]
 mod client_ip;
@@ -62,8 +60,6 @@ mod spread;
 mod stop;
 #[cfg(test)]
 mod tcp;
-#[cfg(test)]
-mod udp;
 #[cfg(test)]
 mod updates;
 #[cfg(test)]

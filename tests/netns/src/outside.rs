@@ -11,12 +11,12 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use serde_json::json;
 use streamvs_support::lab::{Host, Lab};
 use streamvs_support::manifest::{Endpoint, Service};
+use streamvs_support::tcp::{Got, SILENCE, expect};
 use streamvs_support::wait::eventually;
 use streamvs_support::{Family, tcp};
 
 use streamvs_support::agent::PATIENCE;
 
-use crate::answer::{Got, SILENCE, expect};
 use crate::scene::{Scene, TCP_PORT, needs_node};
 
 const BOTH: [Family; 2] = [Family::V4, Family::V6];

@@ -9,10 +9,10 @@ use serde_json::{Value, json};
 use streamvs_support::Family;
 use streamvs_support::agent::{Agent, PATIENCE};
 use streamvs_support::manifest::Service;
+use streamvs_support::udp::{self, Client, ask_anew};
 use streamvs_support::wait::eventually;
 
 use crate::scene::{PODS, Scene, address, needs_node};
-use crate::udp::{self, Client, ask_anew};
 
 const SERVICES: u32 = 10_000;
 const ENDPOINTS: u32 = 5;

@@ -4,7 +4,7 @@
 //! - [`manifest`]: writes the Service, EndpointSlice and Node files the agent watches.
 //! - [`agent`]: the `streamvs` process under test.
 //! - [`kube_rules`]: the iptables rules kube-proxy would write, to compare with.
-//! - [`grpc`], [`tcp`]: endpoints and clients, in this process, inside a namespace each.
+//! - [`grpc`], [`tcp`], [`udp`]: endpoints and clients, in this process, inside a namespace each.
 //! - [`process`]: peers nobody here wrote, as child processes inside a namespace.
 //! - [`figure`]: what a test measured, for people to see.
 //! - [`wait`]: waiting for a condition, bounded.
@@ -23,6 +23,7 @@ pub mod manifest;
 pub mod privilege;
 pub mod process;
 pub mod tcp;
+pub mod udp;
 pub mod wait;
 
 /// The IP family, as the product names it.

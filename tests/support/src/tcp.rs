@@ -2,11 +2,13 @@
 //!
 //! An endpoint names itself in the line it sends, so that a client knows who answered.
 
+mod ask;
 pub mod endpoint;
 pub mod load;
 mod speak;
 pub mod transfer;
 
+pub use ask::{Got, SILENCE, ask, expect};
 pub use endpoint::Endpoint;
 pub use speak::Speak;
 

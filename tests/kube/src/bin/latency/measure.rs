@@ -64,7 +64,7 @@ impl Bench {
         let (port, target) = PORTS;
         let service = Service::new("probe", &[Family::V4], 10).port("grpc", port, target);
         cluster.apply(&[node("node", "zone-a"), service.object()]);
-        cluster.set_node_address("node", lab.node().ip(Family::V4));
+        cluster.set_node_addresses("node", &[lab.node().ip(Family::V4)]);
         let start = Instant::now();
         fill(&cluster, services, endpoints);
         eprintln!("{services} Services written in {:?}", start.elapsed());

@@ -1,15 +1,15 @@
-//! What becomes of one connection, as its client sees it. The server is one that speaks first.
+//! What a connect from somewhere to somewhere comes to.
 
 use std::io::{self, Read as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use streamvs_support::agent::PATIENCE;
-use streamvs_support::lab::Host;
+use crate::agent::PATIENCE;
+use crate::lab::Host;
 
-/// What a client gets.
+/// What a client gets that waits for a server to speak first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Got {
+pub enum Got {
     /// An endpoint's greeting.
     Served,
     /// A reset at once.
@@ -21,10 +21,14 @@ pub(crate) enum Got {
 }
 
 /// How long a client waits for an answer that must not come; an answer that must come has longer.
-pub(crate) const SILENCE: Duration = Duration::from_millis(1500);
+pub const SILENCE: Duration = Duration::from_millis(1500);
 
-/// Connects once.
-pub(crate) fn ask(host: &Host, to: SocketAddr) -> Got {
+/// Connects to an endpoint that speaks first, and says what came of it.
+///
+/// # Panics
+/// When the connect fails in another way than these.
+#[track_caller]
+pub fn ask(host: &Host, to: SocketAddr) -> Got {
     host.netns().run(move || {
         let connected = TcpStream::connect_timeout(&to, SILENCE);
         let mut socket = match connected {
@@ -55,8 +59,11 @@ pub(crate) fn ask(host: &Host, to: SocketAddr) -> Got {
 
 /// Asks until the answer is the expected one: the kernel learns of a change a little after it was
 /// written. What must be silence is asked last, and once.
+///
+/// # Panics
+/// When it never is.
 #[track_caller]
-pub(crate) fn expect(host: &Host, to: SocketAddr, expected: Got, what: &str) {
+pub fn expect(host: &Host, to: SocketAddr, expected: Got, what: &str) {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let got = ask(host, to);

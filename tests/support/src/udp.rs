@@ -8,20 +8,25 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use streamvs_support::Family;
-use streamvs_support::lab::Host;
+use crate::Family;
+use crate::lab::Host;
 
 /// How long an answer may take on a machine that builds something beside the test.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Answers `NAME` to each datagram, with the source address it saw. Ends when dropped.
-pub(crate) struct Endpoint {
+#[derive(Debug)]
+pub struct Endpoint {
     stop: Arc<AtomicBool>,
     server: Option<JoinHandle<()>>,
 }
 
 impl Endpoint {
-    pub(crate) fn start(host: &Host, family: Family, port: u16) -> Self {
+    /// Starts it on a host's address of a family.
+    ///
+    /// # Panics
+    /// When the port is taken there.
+    pub fn start(host: &Host, family: Family, port: u16) -> Self {
         let (address, name) = (host.at(family, port), host.name().to_owned());
         let socket = host.run(|| UdpSocket::bind(address)).expect("the port is free in a pod");
         // So that it sees that it shall stop.
@@ -51,16 +56,23 @@ impl Drop for Endpoint {
 
 /// Who answered, and whom it saw asking.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Answer {
-    pub(crate) pod: String,
-    pub(crate) client: SocketAddr,
+pub struct Answer {
+    /// The endpoint's host.
+    pub pod: String,
+    /// Whom the endpoint saw.
+    pub client: SocketAddr,
 }
 
 /// A client's socket, connected to a Service.
-pub(crate) struct Client(UdpSocket);
+#[derive(Debug)]
+pub struct Client(UdpSocket);
 
 impl Client {
-    pub(crate) fn new(host: &Host, service: SocketAddr) -> Self {
+    /// Opens it, without a datagram yet.
+    ///
+    /// # Panics
+    /// When the host has no route there.
+    pub fn new(host: &Host, service: SocketAddr) -> Self {
         let any: SocketAddr = match service {
             SocketAddr::V4(_) => ([0; 4], 0).into(),
             SocketAddr::V6(_) => ([0; 16], 0).into(),
@@ -74,12 +86,18 @@ impl Client {
     }
 
     /// Asks once and waits.
-    pub(crate) fn ask(&self) -> io::Result<Answer> {
+    ///
+    /// # Errors
+    /// Nobody answered, or the question was refused.
+    pub fn ask(&self) -> io::Result<Answer> {
         self.ask_within(PATIENCE)
     }
 
     /// Asks once and waits no longer than this.
-    pub(crate) fn ask_within(&self, timeout: Duration) -> io::Result<Answer> {
+    ///
+    /// # Errors
+    /// As [`ask`](Self::ask).
+    pub fn ask_within(&self, timeout: Duration) -> io::Result<Answer> {
         self.0.set_read_timeout(Some(timeout))?;
         self.0.send(b"who?")?;
         let mut datagram = [0; 512];
@@ -93,8 +111,11 @@ impl Client {
 
 /// Asks from a new socket each time and counts who answered. Fails where nobody does. No port is
 /// used twice, since the kernel remembers the flow of a closed socket.
+///
+/// # Panics
+/// When a question is not answered.
 #[track_caller]
-pub(crate) fn ask_anew(host: &Host, service: SocketAddr, count: usize) -> BTreeMap<String, usize> {
+pub fn ask_anew(host: &Host, service: SocketAddr, count: usize) -> BTreeMap<String, usize> {
     let mut answered = BTreeMap::new();
     let clients: Vec<Client> = (0..count).map(|_| Client::new(host, service)).collect();
     for client in &clients {
