@@ -8,6 +8,7 @@
 //!
 //! - `watch`: what the API server is told becomes the table.
 //! - `flow`: what is applied is served.
+//! - `labelled`: if it is asked to be, only what is labelled.
 //! - `outside`: and by node port, load balancer and externalIP too.
 //! - `updates`: what changes is live at once, and costs nothing.
 //! - `outage`: nor does the API server's absence.
@@ -30,6 +31,8 @@ mod events;
 mod face;
 #[cfg(test)]
 mod flow;
+#[cfg(test)]
+mod labelled;
 #[cfg(test)]
 mod manifests;
 #[cfg(test)]
