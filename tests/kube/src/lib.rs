@@ -8,6 +8,7 @@
 //!
 //! - `watch`: what the API server is told becomes the table.
 //! - `flow`: what is applied is served.
+//! - `semantics`: by the rules of Kubernetes, which `explain` names.
 //! - `labelled`: if it is asked to be, only what is labelled.
 //! - `outside`: and by node port, load balancer and externalIP too.
 //! - `updates`: what changes is live at once, and costs nothing.
