@@ -12,6 +12,7 @@
 //! - `labelled`: if it is asked to be, only what is labelled.
 //! - `outside`: and by node port, load balancer and externalIP too.
 //! - `updates`: what changes is live at once, and costs nothing.
+//! - `live`: also what changes on Services and the Node themselves.
 //! - `outage`: nor does the API server's absence.
 //! - `face`: what reads kube-proxy's pages reads ours.
 //! - `schedulers`: by flag and by annotation.
@@ -34,6 +35,8 @@ mod face;
 mod flow;
 #[cfg(test)]
 mod labelled;
+#[cfg(test)]
+mod live;
 #[cfg(test)]
 mod manifests;
 #[cfg(test)]
