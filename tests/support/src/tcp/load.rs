@@ -67,6 +67,14 @@ pub fn run(netns: &Netns, address: SocketAddr, first: First, count: usize) -> Re
 /// # Errors
 /// When nobody answers with a line within ten seconds.
 pub fn who(address: SocketAddr, first: First) -> io::Result<String> {
+    open(address, first).map(|(_, name)| name)
+}
+
+/// The same, with the connection still open.
+///
+/// # Errors
+/// As [`who`].
+pub fn open(address: SocketAddr, first: First) -> io::Result<(TcpStream, String)> {
     let mut socket = TcpStream::connect_timeout(&address, PATIENCE)?;
     socket.set_read_timeout(Some(PATIENCE))?;
     socket.set_nodelay(true)?;
@@ -80,5 +88,6 @@ pub fn who(address: SocketAddr, first: First) -> io::Result<String> {
     if name.is_empty() {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
-    Ok(name.to_owned())
+    let name = name.to_owned();
+    Ok((socket, name))
 }
