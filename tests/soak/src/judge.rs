@@ -6,13 +6,14 @@
 //! | --- | --- |
 //! | its endpoint was killed holding it | the killed process recorded it, and was killed while it was open |
 //! | its endpoint was killed before it read it | no process recorded it, and the killed one was the last to answer on its connection or stream, or none was and it began before the agent could know of the kill |
-//! | the agent was killed holding it | its connection was begun before the agent was gone, and had no answer since |
+//! | the agent was killed holding it | its connection was begun before the agent was gone, and was not made, or had no answer since |
 //! | nobody had rules for it | no process recorded the datagram, and it was sent between the damage to the kernel path and its repair |
 //! | its flow ended with its endpoint | the recorded datagram was sent while the endpoint left, and with it the kernel's flow by which the answer would have come |
 //! | its datagram went to the dead | no process recorded it, and it was sent between the kill and the moment when nobody was sent there any more |
 //! | its datagram was dropped | it was sent while packets were dropped; and there are no more of these than datagrams dropped |
 //!
-//! Calls on connections must have been told of their end, and a wrong answer has no excuse.
+//! Calls on connections must have been told of their end, and a wrong answer has no excuse. That a
+//! connection is not made has nothing to do with endpoints, since the agent makes it.
 //! Everything else is LOST.
 
 use std::collections::{BTreeMap, HashMap};
@@ -239,6 +240,7 @@ fn of_failed(failed: &Failed, by: Option<Incarnation>, happenings: &Happenings) 
 fn of_connected(failed: &Failed, by: Option<Incarnation>, happenings: &Happenings) -> Verdict {
     let Failed { opened, proven, peer, began, ended, .. } = *failed;
     let is_broken = matches!(failed.why, Why::Broken(_));
+    let is_refused = matches!(failed.why, Why::Refused(_));
     let unaware = happenings.unaware();
     // An answer may have waited for a client that was off the processor.
     let is_answered_since = |gone: Duration| proven.is_some_and(|proven| proven > gone + unaware);
@@ -256,7 +258,7 @@ fn of_connected(failed: &Failed, by: Option<Incarnation>, happenings: &Happening
     };
     if is_broken && happenings.endpoint_deaths.iter().any(is_unread) {
         Verdict::EndpointKilledUnread
-    } else if is_broken && happenings.agent_deaths.iter().any(is_open_at) {
+    } else if (is_broken || is_refused) && happenings.agent_deaths.iter().any(is_open_at) {
         Verdict::AgentKilledHolding
     } else {
         Verdict::Lost

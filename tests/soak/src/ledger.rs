@@ -70,7 +70,9 @@ pub(crate) struct Failed {
 /// Why a call failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Why {
-    /// Its connection or stream ended, or was refused, or it was told that the endpoint is gone.
+    /// Its connection was not made.
+    Refused(String),
+    /// Its connection or stream ended, or it was told that the endpoint is gone.
     Broken(String),
     /// Nothing came in time.
     Silent,
@@ -83,7 +85,7 @@ pub(crate) enum Why {
 impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Broken(text) | Self::Strange(text) => f.write_str(text),
+            Self::Refused(text) | Self::Broken(text) | Self::Strange(text) => f.write_str(text),
             Self::Silent => f.write_str("no answer in time"),
             Self::Wrong(text) => write!(f, "wrong: {text}"),
         }

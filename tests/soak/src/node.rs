@@ -30,6 +30,11 @@ const SERVICE_PORT: u16 = 80;
 /// Where the node's pods have their addresses from.
 const POD_CIDRS: &str = "10.244.1.0/24,fd00:10:244:1::/64";
 
+/// How long an agent may be off the processor before new connections pass it by. A killed one is
+/// passed by at once, by its table's end. Longer than the default, so that connections are refused
+/// by nobody but a dead agent also where this machine does other things.
+const LEASE: &str = "5s";
+
 /// How long a change may take to be in force, and a process to start or end. Not a measure.
 const LONG: Duration = Duration::from_secs(90);
 
@@ -361,7 +366,7 @@ fn spawn_agent(
         "--iptables-sync-period",
         "1s",
         "--dead-man-timeout",
-        "500ms",
+        LEASE,
         "--pod-cidrs",
         POD_CIDRS,
         "--admin-socket",

@@ -7,6 +7,7 @@
 
 use std::fs::File;
 use std::io::{Read, Seek};
+use std::os::unix::process::parent_id;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
@@ -160,7 +161,8 @@ fn write(path: &Path, text: &str) {
     std::fs::write(path, text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
 }
 
-/// The hog: joins a group by its list of members, and uses up its memory until it is killed.
+/// The hog: joins a group by its list of members, and uses up its memory until it is killed or its
+/// parent has ended.
 pub(crate) fn hog(members: &Path, file: &Path) -> ExitCode {
     write(members, &std::process::id().to_string());
     // Not zero, or the kernel would not have to give it.
@@ -169,11 +171,13 @@ pub(crate) fn hog(members: &Path, file: &Path) -> ExitCode {
     let file = file.as_mut().expect("a file can be made");
     file.set_len((FILE * MIB) as u64).expect("a file may be large");
     let mut piece = vec![0; MIB];
-    loop {
+    let parent = parent_id();
+    while parent_id() == parent {
         std::hint::black_box(&held);
         if file.read(&mut piece).expect("a file can be read") == 0 {
             file.rewind().expect("a file can be read again");
         }
         std::thread::sleep(REST);
     }
+    ExitCode::FAILURE
 }

@@ -113,9 +113,9 @@ fn a_killed_endpoint_excuses_what_it_had_not_read() {
     check(call.clone(), &[], &killed, Verdict::EndpointKilledUnread);
     check(failed(Kind::Unary, 98, 99), &[], &killed, Verdict::Lost);
     check(failed(Kind::Unary, 105, 106), &[], &killed, Verdict::Lost);
-    let mut silent = call.clone();
-    silent.why = Why::Silent;
-    check(silent, &[], &killed, Verdict::Lost);
+    for why in [Why::Silent, Why::Refused("connect".to_owned())] {
+        check(Failed { why, ..call.clone() }, &[], &killed, Verdict::Lost);
+    }
     // A session with somebody else, and one that has talked since.
     let mut other = call.clone();
     (other.peer, other.proven) = (Some(B), Some(98 * SECOND));
@@ -140,6 +140,9 @@ fn a_killed_agent_excuses_the_connections_it_had() {
         check(failed(Kind::Connection, 102, 103), by, &killed, Verdict::Lost);
         check(failed(Kind::Datagram, 100, 101), by, &killed, Verdict::Lost);
     }
+    let refused =
+        Failed { why: Why::Refused("connect".to_owned()), ..failed(Kind::Unary, 100, 101) };
+    check(refused, &[], &killed, Verdict::AgentKilledHolding);
     let mut older = failed(Kind::Session, 110, 110);
     (older.opened, older.proven) = (50 * SECOND, Some(99 * SECOND));
     check(older.clone(), &[], &killed, Verdict::AgentKilledHolding);

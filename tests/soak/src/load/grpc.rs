@@ -185,6 +185,7 @@ async fn once_more<T, F: Future<Output = Result<T, Failure>>>(
 fn explain(failure: Failure) -> Why {
     match failure {
         Failure::TimedOut => Why::Silent,
+        Failure::Connect(_) => Why::Refused(failure.to_string()),
         Failure::NotGrpc(_) => Why::Strange(failure.to_string()),
         Failure::Status { code, .. } if code != UNAVAILABLE => Why::Strange(failure.to_string()),
         _ => Why::Broken(failure.to_string()),

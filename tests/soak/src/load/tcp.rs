@@ -76,7 +76,8 @@ pub(super) async fn sessions(shared: Rc<Shared>, mut random: Rng) {
 }
 
 async fn connect(shared: &Shared) -> Result<TcpStream, Why> {
-    let socket = TcpStream::connect(shared.targets.tcp).await.map_err(broken)?;
+    let socket = TcpStream::connect(shared.targets.tcp).await;
+    let socket = socket.map_err(|error| Why::Refused(error.to_string()))?;
     socket.set_nodelay(true).map_err(broken)?;
     shared.ledger.borrow_mut().connected += 1;
     Ok(socket)
