@@ -455,17 +455,23 @@ struct Installed {
 
 impl Installed {
     /// Brings the kernel to a target. Without a change for capture only the kernel path is told.
+    ///
+    /// Capture comes first: the kernel path has a new Service's connections go by connection, and
+    /// who connects at once and stays would stay so. It is told even where capture fails.
     async fn follow(&mut self, target: Target, metrics: &NodeMetrics) -> Result<(), Error> {
+        let mut captured = Ok(());
+        if !Arc::ptr_eq(&target.desired, &self.captured) {
+            captured = self.capture.update(&target.desired).await.map_err(Error::Capture);
+            if captured.is_ok() {
+                self.captured = target.desired;
+            }
+        }
         if let Some(kernel_path) = &mut self.kernel_path {
             let applied = kernel_path.update(target.snapshot).await.map_err(Error::KernelPath)?;
             tracing::debug!(script_bytes = applied.script_bytes, "the kernel path follows");
             tell_of_flows(metrics, &applied);
         }
-        if !Arc::ptr_eq(&target.desired, &self.captured) {
-            self.capture.update(&target.desired).await.map_err(Error::Capture)?;
-            self.captured = target.desired;
-        }
-        Ok(())
+        captured
     }
 }
 

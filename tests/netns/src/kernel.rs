@@ -372,7 +372,33 @@ fn written_to_our_tables(scene: &Scene, work: impl FnOnce()) -> Vec<String> {
     tells_of("after");
     monitor.kill().expect("it runs until then");
     monitor.wait().expect("a child can be waited for");
-    seen().lines().filter(|line| line.contains("streamvs-nat")).map(str::to_owned).collect()
+    seen().lines().filter(|line| line.contains("streamvs-")).map(str::to_owned).collect()
+}
+
+#[test]
+fn a_new_service_is_captured_before_the_kernel_would_balance_it() {
+    needs_node!("nft");
+    let scene = Scene::new();
+    let service = Service::new("new", &Family::BOTH, 11).port("tcp", 80, 8080);
+    let agent = scene.agent(&[REPLACE, "--capture", "nftables"]);
+    let written = written_to_our_tables(&scene, || {
+        scene.publish(&service, &PODS);
+        scene.wait_until_used(&agent, &service, &PODS);
+        eventually("both are told", PATIENCE, || {
+            ["streamvs-capture", "streamvs-nat"].iter().all(|table| {
+                let list = ["list", "table", "ip6", table];
+                let last = service.ips()[1].to_string();
+                scene.lab.node().netns().output("nft", &list).contains(&last)
+            })
+        });
+    });
+    for address in service.ips().iter().map(ToString::to_string) {
+        let first = |table: &str| {
+            written.iter().position(|line| line.contains(table) && line.contains(&address))
+        };
+        let (capture, nat) = (first("streamvs-capture"), first("streamvs-nat"));
+        assert!(capture.is_some() && nat > capture, "{address}: {written:#?}");
+    }
 }
 
 #[test]
@@ -390,12 +416,15 @@ fn a_restart_with_the_same_services_writes_nothing() {
     let mut agent = start();
     agent.kill();
     let mut agent = None;
-    let written = written_to_our_tables(&scene, || agent = Some(start()));
+    let of_nat = |written: Vec<String>| -> Vec<String> {
+        written.into_iter().filter(|line| line.contains("streamvs-nat")).collect()
+    };
+    let written = of_nat(written_to_our_tables(&scene, || agent = Some(start())));
     assert_eq!(written, [""; 0], "nothing has changed");
     drop(agent);
     // One endpoint less while nobody looked: two elements of one Service, and its UDP twin's.
     scene.publish(&dns, &["a", "b"]);
-    let written = written_to_our_tables(&scene, || drop(start()));
+    let written = of_nat(written_to_our_tables(&scene, || drop(start())));
     let elements = written.iter().filter(|line| line.contains(" element ")).count();
     assert!(elements > 0 && elements <= 8, "what differs, in both families: {written:#?}");
 }
