@@ -179,6 +179,35 @@ impl Cluster {
     /// # Panics
     /// When there is no such account.
     pub fn account_kubeconfig(&self, namespace: &str, name: &str) -> PathBuf {
+        let token = self.token(namespace, name);
+        let text = self.credentials.kubeconfig(&self.url(), Some(&token));
+        self.write(&format!("{namespace}-{name}.kubeconfig"), &text)
+    }
+
+    /// A folder with `token`, `ca.crt` and `namespace`, as the kubelet mounts it into a pod of this
+    /// ServiceAccount. Asked for again it has another token, which comes in one step.
+    ///
+    /// # Panics
+    /// When there is no such account.
+    pub fn account_folder(&self, namespace: &str, name: &str) -> PathBuf {
+        let folder = self.folder.path().join(format!("{namespace}-{name}"));
+        std::fs::create_dir_all(&folder).expect("the folder can be written to");
+        let authority = self.credentials.authority();
+        for (file, text) in [
+            ("token", &*self.token(namespace, name)),
+            ("ca.crt", &*authority),
+            ("namespace", namespace),
+        ] {
+            let beside = folder.join(format!("..{file}.new"));
+            std::fs::write(&beside, text).expect("the folder can be written to");
+            std::fs::rename(&beside, folder.join(file)).expect("a file can be renamed in place");
+        }
+        folder
+    }
+
+    /// A token of one hour.
+    #[track_caller]
+    fn token(&self, namespace: &str, name: &str) -> String {
         let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token");
         let request = json!({
             "apiVersion": "authentication.k8s.io/v1",
@@ -187,9 +216,7 @@ impl Cluster {
         });
         let answer = self.block_on(|api| async move { api.post(&path, &request).await });
         let answer = answer.expect("the API server gives a token");
-        let token = answer["status"]["token"].as_str().expect("the answer has a token");
-        let text = self.credentials.kubeconfig(&self.url(), Some(token));
-        self.write(&format!("{namespace}-{name}.kubeconfig"), &text)
+        answer["status"]["token"].as_str().expect("the answer has a token").to_owned()
     }
 
     /// What a ServiceAccount has asked for so far, and the status it was answered with.

@@ -6,6 +6,7 @@
 //!
 //! Each file of tests is a promise to an operator:
 //!
+//! - `access`: by whatever way the API server is to be reached, and never through ourselves.
 //! - `watch`: what the API server is told becomes the table.
 //! - `flow`: what is applied is served.
 //! - `semantics`: by the rules of Kubernetes, which `explain` names.
@@ -27,6 +28,8 @@ pub mod programs;
 pub use api::Api;
 pub use cluster::Cluster;
 
+#[cfg(test)]
+mod access;
 #[cfg(test)]
 mod events;
 #[cfg(test)]

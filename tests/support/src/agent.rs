@@ -39,6 +39,9 @@ pub enum Source<'a> {
     Manifests(&'a Manifests),
     /// The API server that a kubeconfig file names. The state file is in the agent's folder.
     Kubeconfig(&'a Path),
+    /// The API server that flags, or files and variables of a pod, name. The state file is in the
+    /// agent's folder.
+    Surroundings,
 }
 
 /// A running agent. Killed when dropped.
@@ -106,12 +109,12 @@ impl Agent {
         command.args(["run", "--hostname-override", "node"]);
         match source {
             Source::Manifests(manifests) => command.arg("--manifests").arg(manifests.folder()),
-            Source::Kubeconfig(file) => command
-                .arg("--kubeconfig")
-                .arg(file)
-                .arg("--state-file")
-                .arg(folder.join("streamvs.state")),
+            Source::Kubeconfig(file) => command.arg("--kubeconfig").arg(file),
+            Source::Surroundings => &mut command,
         };
+        if !matches!(source, Source::Manifests(_)) {
+            command.arg("--state-file").arg(folder.join("streamvs.state"));
+        }
         if !flags.contains(&"--dead-man-timeout") {
             command.args(["--dead-man-timeout", LEASE]);
         }

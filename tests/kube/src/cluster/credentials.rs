@@ -12,6 +12,10 @@ use serde_json::json;
 /// The token of the user who may do everything. It is worth nothing outside one test's namespace.
 const ADMIN_TOKEN: &str = "streamvs-test-admin";
 
+/// Names of the server in its certificate: as a Service, by loopback, and as a kubeconfig of kubeadm
+/// has it.
+const NAMES: [&str; 3] = ["kubernetes.default.svc", "localhost", "controlplane"];
+
 /// The files kube-apiserver is given, and what a client needs.
 #[derive(Debug)]
 pub(super) struct Credentials {
@@ -28,11 +32,8 @@ impl Credentials {
     /// Makes them in a folder, for a server at these addresses.
     pub(super) fn make(folder: &Path, addresses: &[IpAddr]) -> Self {
         let (authority, issuer) = new_authority();
-        let names: Vec<String> = addresses
-            .iter()
-            .map(ToString::to_string)
-            .chain(["kubernetes.default.svc".to_owned(), "localhost".to_owned()])
-            .collect();
+        let names: Vec<String> =
+            addresses.iter().map(ToString::to_string).chain(NAMES.map(str::to_owned)).collect();
         let key = KeyPair::generate().expect("a key can be made");
         let mut server = CertificateParams::new(names).expect("the names are well-formed");
         server.key_usages.push(KeyUsagePurpose::DigitalSignature);
@@ -53,6 +54,11 @@ impl Credentials {
             audit_policy: write("audit.json", &audit_policy()),
             authority: write("authority.crt", &authority),
         }
+    }
+
+    /// The certificate of the authority.
+    pub(super) fn authority(&self) -> String {
+        std::fs::read_to_string(&self.authority).expect("it was written")
     }
 
     /// A kubeconfig for whom a token stands for; the user who may do everything without one.
