@@ -17,6 +17,7 @@
 //! - `outage`: nor does the API server's absence.
 //! - `face`: what reads kube-proxy's pages reads ours.
 //! - `schedulers`: by flag and by annotation.
+//! - `health`: what probes and load balancers are told of the node.
 //! - `events`: a node's agent tells the API server of itself.
 //! - `rbac`: no right too many, none too few.
 //! - `manifests`: what `deploy/` installs is accepted.
@@ -36,6 +37,8 @@ mod events;
 mod face;
 #[cfg(test)]
 mod flow;
+#[cfg(test)]
+mod health;
 #[cfg(test)]
 mod labelled;
 #[cfg(test)]
