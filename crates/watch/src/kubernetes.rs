@@ -190,13 +190,13 @@ pub async fn kubernetes(
         let due = cluster.due();
         if due.is_some_and(|due| due <= now) {
             if let Some((snapshot, changes)) = cluster.make() {
-                if let Some(saver) = &saver {
-                    saver.offer(cluster.state(snapshot.clone()));
-                }
                 tell(Update::Table { snapshot, changes, origin: Origin::Server });
             }
             cluster.made(now);
             continue;
+        }
+        if let (Some(saver), Some(state)) = (&saver, cluster.unsaved()) {
+            saver.offer(state);
         }
         let wake = [due, restored.as_ref().map(|_| restore_at)].into_iter().flatten().min();
         tokio::select! {

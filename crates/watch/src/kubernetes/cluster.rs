@@ -36,6 +36,10 @@ pub(crate) struct Cluster {
     service_cidrs: BTreeMap<Arc<str>, Vec<IpNet>>,
     /// Something was told to the resolver since the last table, or there was no table yet.
     stale: bool,
+    /// The last table of the server's own.
+    table: Option<Snapshot>,
+    /// What is to be kept on disk changed since it was last asked for.
+    unsaved: bool,
     pace: Pace,
 }
 
@@ -66,6 +70,8 @@ impl Cluster {
             node: NodeStatus::Absent,
             service_cidrs: BTreeMap::new(),
             stale: true,
+            table: None,
+            unsaved: false,
             pace: Pace::new(now),
         }
     }
@@ -100,6 +106,8 @@ impl Cluster {
         self.stale = false;
         let (snapshot, notices) = self.resolver.resolve()?;
         notices::tell(notices);
+        self.table = Some(snapshot.clone());
+        self.unsaved = true;
         Some((snapshot, self.resolver.take_changes()))
     }
 
@@ -109,9 +117,12 @@ impl Cluster {
         self.pace.made(now, now - started);
     }
 
-    /// What is to be kept on disk with a table.
-    pub(crate) fn state(&self, snapshot: Snapshot) -> State {
-        State { snapshot, node: self.node.clone(), service_cidrs: self.service_cidrs() }
+    /// What is to be kept on disk, if it changed since the last call: with a new table, or without
+    /// one as a taint does. None before the first table.
+    pub(crate) fn unsaved(&mut self) -> Option<State> {
+        let snapshot = self.table.as_ref().filter(|_| self.unsaved)?.clone();
+        self.unsaved = false;
+        Some(State { snapshot, node: self.node.clone(), service_cidrs: self.service_cidrs() })
     }
 
     /// Takes in what an informer tells.
@@ -243,6 +254,7 @@ impl Cluster {
     fn set_node(&mut self, node: NodeStatus, tell: &mut impl FnMut(Update)) {
         if self.node != node {
             self.node = node.clone();
+            self.unsaved = true;
             tell(Update::Node(node));
         }
     }
@@ -261,6 +273,7 @@ impl Cluster {
         let after = self.service_cidrs();
         // The first list is told of when it is whole.
         if before != after && self.progress(Kind::ServiceCidrs).synced {
+            self.unsaved = true;
             tell(Update::ServiceCidrs(after));
         }
     }

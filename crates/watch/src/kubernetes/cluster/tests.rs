@@ -204,6 +204,34 @@ fn the_node_is_told_of_when_it_changes_and_kept_while_the_server_is_away() {
 }
 
 #[test]
+fn what_changes_without_a_table_is_kept_on_disk_too() {
+    let mut given = Given::synced();
+    let first = given.cluster.unsaved().expect("the first table is news");
+    assert_eq!(first.node, NodeStatus::Present { deleting: false, taints: vec![] });
+    assert!(given.cluster.unsaved().is_none(), "nothing is new");
+    given.tell(Kind::Nodes, Event::Applied(node("node-1", &[], false)));
+    assert!(given.cluster.unsaved().is_none(), "a heartbeat is no news");
+
+    given.tell(Kind::Nodes, Event::Applied(node("node-1", &["gone-soon"], true)));
+    assert_eq!(given.table(), None, "no Service is served otherwise");
+    let tainted = given.cluster.unsaved().expect("a taint is news");
+    let taints = vec!["gone-soon".to_owned()];
+    assert_eq!(tainted.node, NodeStatus::Present { deleting: true, taints });
+    assert!(tainted.snapshot.services().eq(first.snapshot.services()));
+
+    given.tell(Kind::ServiceCidrs, Event::Applied(cidr("more", &["10.97.0.0/16"])));
+    let ranges = given.cluster.unsaved().expect("a range is news").service_cidrs;
+    assert_eq!(ranges, ["10.97.0.0/16".parse().expect("a range")]);
+}
+
+#[test]
+fn nothing_is_kept_on_disk_before_the_first_table() {
+    let mut given = Given::new();
+    given.list(Kind::Nodes, vec![node("node-1", &["gone-soon"], false)]);
+    assert!(given.cluster.unsaved().is_none());
+}
+
+#[test]
 fn a_kind_the_server_does_not_have_or_show_is_done_without_if_it_can_be() {
     for code in [403, 404] {
         let mut given = Given::new();
