@@ -54,6 +54,15 @@ impl UnderLoad {
         self.load.advance(calls);
     }
 
+    /// Demands that calls on connections of their own end well, and that these alone answer them.
+    #[track_caller]
+    pub(crate) fn call_on_new_connections(&self, pods: &[&str]) {
+        let load = Load::unary(address(&self.service, Family::V4), 3).calls(90);
+        let report = load.run(self.scene.client()).without_failure();
+        assert_eq!((report.total(), report.reconnected), (90, 0), "{report:?}");
+        assert!(report.calls.keys().eq(pods), "{:?}", report.calls);
+    }
+
     /// The end: not one call failed, and all were on the first connection.
     #[track_caller]
     pub(crate) fn finish(self) {
