@@ -48,8 +48,23 @@ pub struct Request {
     pub resource: String,
     /// `get`, `list`, `watch`, `create`, `patch` ...
     pub verb: String,
+    /// Path and query, as it came.
+    pub uri: String,
     /// The HTTP status of the answer.
     pub status: u64,
+}
+
+impl Request {
+    /// It asked for all there is, in one of the two ways, and not only for changes.
+    pub fn lists(&self) -> bool {
+        self.verb == "list" || (self.verb == "watch" && self.asks("sendInitialEvents", "true"))
+    }
+
+    /// The query has this parameter, with the value as it is written there.
+    pub fn asks(&self, parameter: &str, value: &str) -> bool {
+        let (_, query) = self.uri.split_once('?').unwrap_or_default();
+        query.split('&').any(|pair| pair.split_once('=') == Some((parameter, value)))
+    }
 }
 
 /// A running control plane. Ended when dropped.
@@ -219,19 +234,23 @@ impl Cluster {
         answer["status"]["token"].as_str().expect("the answer has a token").to_owned()
     }
 
-    /// What a ServiceAccount has asked for so far, and the status it was answered with.
-    pub fn requests_of(&self, namespace: &str, name: &str) -> BTreeSet<Request> {
+    /// What a ServiceAccount has asked for so far, in the order of the answers' beginnings.
+    pub fn requests_of(&self, namespace: &str, name: &str) -> Vec<Request> {
         let user = format!("system:serviceaccount:{namespace}:{name}");
         let log = std::fs::read_to_string(self.audit_log()).unwrap_or_default();
+        // Of a watch the log has the end too.
+        let mut known = BTreeSet::new();
         log.lines()
             .filter_map(|line| serde_json::from_str::<Value>(line).ok())
             .filter(|event| event["user"]["username"] == *user)
+            .filter(|event| known.insert(event["auditID"].to_string()))
             .map(|event| {
                 let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
                 Request {
                     group: text(&event["objectRef"]["apiGroup"]),
                     resource: text(&event["objectRef"]["resource"]),
                     verb: text(&event["verb"]),
+                    uri: text(&event["requestURI"]),
                     status: event["responseStatus"]["code"].as_u64().unwrap_or_default(),
                 }
             })

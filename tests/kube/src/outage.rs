@@ -13,7 +13,7 @@ use streamvs_support::manifest::Service;
 use streamvs_support::wait::{eventually, eventually_equals};
 use streamvs_support::{Family, figure};
 
-use crate::cluster::Reach;
+use crate::cluster::{Reach, Request};
 use crate::health::GOING;
 use crate::scene::{PODS, SERVICE_PORT, Scene, TARGET_PORT, address, grpc_service, needs_node};
 use crate::updates::UnderLoad;
@@ -63,6 +63,8 @@ fn a_watch_whose_past_is_compacted_lists_anew_without_a_gap() {
     under.scene.publish(&second, &PODS);
     under.scene.wait_until_used(&agent, &second, &PODS);
 
+    let listed_before = lists(&under.scene);
+
     // While the agent cannot see it: one Service goes, one comes, one changes.
     let cluster = &mut under.scene.cluster;
     cluster.kill_server();
@@ -82,10 +84,23 @@ fn a_watch_whose_past_is_compacted_lists_anew_without_a_gap() {
     under.expect(&agent, &["b", "c"]);
     under.scene.wait_until_used(&agent, &third, &["c"]);
     eventually("the deleted Service is gone", PATIENCE, || agent.usable("second").is_empty());
+    let listed = lists(&under.scene);
+    for (before, after) in listed_before.into_iter().zip(listed) {
+        assert!(before < after, "a watch went on over a compaction: {listed_before:?} {listed:?}");
+    }
     // And the watches are whole again.
     under.scene.write(&under.service, &["a", "b"].map(|name| under.pod(name)));
     under.expect(&agent, &["a", "b"]);
     under.finish();
+}
+
+/// How often the agent has been given all Services, and all EndpointSlices.
+fn lists(scene: &Scene) -> [usize; 2] {
+    let requests = scene.cluster.requests_of("kube-system", "streamvs");
+    ["services", "endpointslices"].map(|resource| {
+        let given = |request: &&Request| request.lists() && request.status < 300;
+        requests.iter().filter(|request| request.resource == resource).filter(given).count()
+    })
 }
 
 /// What an agent that starts without the server says in its log.

@@ -23,17 +23,17 @@ use crate::cluster::Reach;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Services by name: ClusterIPs, and how many endpoints are used.
-type Table = BTreeMap<String, (Vec<IpAddr>, usize)>;
+pub(crate) type Table = BTreeMap<String, (Vec<IpAddr>, usize)>;
 
 /// `watch` at work in a thread of its own.
-struct Watched {
+pub(crate) struct Watched {
     updates: Receiver<Update>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Watched {
-    fn start(host: &Host, kubeconfig: PathBuf, state_file: Option<PathBuf>) -> Self {
+    pub(crate) fn start(host: &Host, kubeconfig: PathBuf, state_file: Option<PathBuf>) -> Self {
         let (sender, updates) = channel();
         let (stop, stopped) = oneshot::channel::<()>();
         let config = KubernetesConfig {
@@ -60,7 +60,7 @@ impl Watched {
 
     /// The next table, and where it is from.
     #[track_caller]
-    fn next(&self) -> (Table, Origin) {
+    pub(crate) fn next(&self) -> (Table, Origin) {
         let start = Instant::now();
         loop {
             let left = PATIENCE.saturating_sub(start.elapsed());
@@ -80,7 +80,7 @@ impl Watched {
 
     /// Waits for a table, and returns those on the way to it.
     #[track_caller]
-    fn until(&self, what: &str, wanted: impl Fn(&Table) -> bool) -> Vec<Table> {
+    pub(crate) fn until(&self, what: &str, wanted: impl Fn(&Table) -> bool) -> Vec<Table> {
         let start = Instant::now();
         let mut seen = Vec::new();
         while start.elapsed() < PATIENCE {
@@ -133,6 +133,49 @@ fn has(name: &str, service: &Service, used: usize) -> impl Fn(&Table) -> bool {
     let wanted = (service.ips().to_vec(), used);
     let name = name.to_owned();
     move |table| table.get(&name) == Some(&wanted)
+}
+
+/// All kinds that are watched.
+pub(crate) const KINDS: [&str; 4] = ["services", "endpointslices", "nodes", "servicecidrs"];
+
+/// The namespace and name of the ServiceAccount of [`reader`].
+pub(crate) const READER: [&str; 2] = ["kube-system", "agent"];
+
+/// A kubeconfig of a ServiceAccount that may list and watch these, and nothing else any more.
+pub(crate) fn reader(cluster: &Cluster, resources: &[&str]) -> PathBuf {
+    let [namespace, name] = READER;
+    let account = json!({
+        "apiVersion": "v1",
+        "kind": "ServiceAccount",
+        "metadata": { "name": name, "namespace": namespace },
+    });
+    let role = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "ClusterRole",
+        "metadata": { "name": name },
+        "rules": [{
+            "apiGroups": ["", "discovery.k8s.io", "networking.k8s.io"],
+            "resources": resources,
+            "verbs": ["list", "watch"],
+        }],
+    });
+    let binding = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "ClusterRoleBinding",
+        "metadata": { "name": name },
+        "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name },
+        "subjects": [{ "kind": "ServiceAccount", "name": name, "namespace": namespace }],
+    });
+    cluster.apply(&[account, role, binding]);
+    cluster.account_kubeconfig(namespace, name)
+}
+
+/// How often the reader was given all Services.
+fn service_lists(cluster: &Cluster) -> usize {
+    let [namespace, name] = READER;
+    let requests = cluster.requests_of(namespace, name);
+    let services = requests.iter().filter(|request| request.resource == "services");
+    services.filter(|request| request.lists() && request.status < 300).count()
 }
 
 #[test]
@@ -188,16 +231,19 @@ fn a_list_after_a_compaction_takes_away_what_is_gone_and_nothing_else() {
     cluster.apply(&stays.slices(&endpoints(3)));
     let folder = tempfile::tempdir().unwrap();
     let state = folder.path().join("state");
-    let watched = Watched::start(lab.node(), cluster.admin_kubeconfig(), Some(state.clone()));
+    let kubeconfig = reader(&cluster, &KINDS);
+    let watched = Watched::start(lab.node(), kubeconfig.clone(), Some(state.clone()));
     watched.until("the table", |table| has("stays", &stays, 3)(table) && table.len() == 3);
     watched.until_update("the state", |update| matches!(update, Update::Saved(Ok(()))));
+
+    let listed_before = service_lists(&cluster);
 
     cluster.kill_server();
     let all_broken = |update: &Update| matches!(update, Update::Broken(Kind::Services));
     watched.until_update("the end of the watch", all_broken);
     // An agent that starts now has the table at once.
     let started = Instant::now();
-    let second = Watched::start(lab.node(), cluster.admin_kubeconfig(), Some(copy(&state)));
+    let second = Watched::start(lab.node(), kubeconfig, Some(copy(&state)));
     let (restored, origin) = second.next();
     println!("start to the table of the state file: {:?}", started.elapsed());
     assert_eq!(origin, Origin::State);
@@ -217,6 +263,9 @@ fn a_list_after_a_compaction_takes_away_what_is_gone_and_nothing_else() {
             assert!(table.contains_key("goes") != table.contains_key("comes"), "{table:?}");
         }
     }
+    // One by the second, which has to; the other by the first, whose watch cannot go on.
+    let listed = service_lists(&cluster);
+    assert!(listed >= listed_before + 2, "a watch went on over a compaction: {listed}");
 }
 
 /// Two agents do not write one file.
@@ -231,41 +280,14 @@ fn a_kind_that_is_forbidden_is_named_and_comes_when_it_is_allowed() {
     needs!("ip", "nsenter");
     let lab = Lab::builder().control().build();
     let cluster = Cluster::start(&lab);
-    let account = json!({
-        "apiVersion": "v1",
-        "kind": "ServiceAccount",
-        "metadata": { "name": "agent", "namespace": "kube-system" },
-    });
     // ServiceCIDRs are not among them: those can be done without.
-    let role = |resources: &[&str]| {
-        json!({
-            "apiVersion": "rbac.authorization.k8s.io/v1",
-            "kind": "ClusterRole",
-            "metadata": { "name": "agent" },
-            "rules": [{
-                "apiGroups": ["", "discovery.k8s.io"],
-                "resources": resources,
-                "verbs": ["list", "watch"],
-            }],
-        })
-    };
-    let binding = json!({
-        "apiVersion": "rbac.authorization.k8s.io/v1",
-        "kind": "ClusterRoleBinding",
-        "metadata": { "name": "agent" },
-        "roleRef": {
-            "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "agent",
-        },
-        "subjects": [{ "kind": "ServiceAccount", "name": "agent", "namespace": "kube-system" }],
-    });
-    cluster.apply(&[account, role(&["services", "nodes"]), binding]);
-    let kubeconfig = cluster.account_kubeconfig("kube-system", "agent");
+    let kubeconfig = reader(&cluster, &["services", "nodes"]);
     let watched = Watched::start(lab.node(), kubeconfig, None);
     watched.until_update("the refusal", |update| {
         assert!(!matches!(update, Update::Table { .. }), "nothing is published without slices");
         matches!(update, Update::Broken(Kind::EndpointSlices))
     });
-    cluster.apply(&[role(&["services", "nodes", "endpointslices"])]);
+    reader(&cluster, &["services", "nodes", "endpointslices"]);
     let (table, origin) = watched.next();
     assert_eq!((table.len(), origin), (1, Origin::Server));
 }
