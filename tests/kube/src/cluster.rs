@@ -76,6 +76,7 @@ pub struct Cluster {
     host: Host,
     credentials: Credentials,
     kubeconfig: PathBuf,
+    flags: Vec<String>,
     folder: TempDir,
 }
 
@@ -86,6 +87,15 @@ impl Cluster {
     /// When a program is missing or does not come up: with its log.
     #[track_caller]
     pub fn start(lab: &Lab) -> Self {
+        Self::start_with(lab, &[])
+    }
+
+    /// The same with more flags for kube-apiserver, which it has at each later start too.
+    ///
+    /// # Panics
+    /// As [`start`](Self::start).
+    #[track_caller]
+    pub fn start_with(lab: &Lab, flags: &[&str]) -> Self {
         let host = lab.control().clone();
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         let addresses = [
@@ -101,7 +111,8 @@ impl Cluster {
         std::fs::write(&kubeconfig, credentials.kubeconfig(&own, None))
             .expect("a new folder can be written to");
         let etcd = Etcd::start(&host, folder.path());
-        let mut cluster = Self { server: None, etcd, host, credentials, kubeconfig, folder };
+        let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        let mut cluster = Self { server: None, etcd, host, credentials, kubeconfig, flags, folder };
         cluster.start_server(Reach::Lab);
         cluster
     }
@@ -136,6 +147,7 @@ impl Cluster {
             .arg(file("audit-log-path", &self.audit_log()))
             .arg("--allow-privileged")
             .arg("--profiling=false")
+            .args(&self.flags)
             .current_dir(self.folder.path());
         let log = self.folder.path().join("kube-apiserver.log");
         self.server = Some(Process::start(command, &log));

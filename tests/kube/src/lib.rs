@@ -15,6 +15,7 @@
 //! - `updates`: what changes is live at once, and costs nothing.
 //! - `live`: also what changes on Services and the Node themselves.
 //! - `outage`: nor does the API server's absence.
+//! - `fallbacks`: an older server is asked otherwise, for the same.
 //! - `face`: what reads kube-proxy's pages reads ours.
 //! - `schedulers`: by flag and by annotation.
 //! - `health`: what probes and load balancers are told of the node.
@@ -35,6 +36,8 @@ mod access;
 mod events;
 #[cfg(test)]
 mod face;
+#[cfg(test)]
+mod fallbacks;
 #[cfg(test)]
 mod flow;
 #[cfg(test)]
