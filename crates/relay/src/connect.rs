@@ -185,10 +185,13 @@ pub struct NoEndpoint {
 /// Connects to the endpoint the scheduler picks, and on failure to the next one until one accepts.
 ///
 /// Each endpoint is tried once, so the wait is at most the number of endpoints times
-/// [`DialOptions::timeout`]; a Service that has vanished meanwhile ends it.
+/// [`DialOptions::timeout`], and once more for each that was removed while it was dialled; a
+/// Service that has vanished meanwhile ends it.
 #[derive(Default)]
 pub struct Dialler {
     tried: Vec<SocketAddr>,
+    /// Of the table that the last pick was made from.
+    generation: u64,
     attempt: Option<Attempt>,
 }
 
@@ -230,6 +233,7 @@ impl Dialler {
             let Attempt { choice, leg, dial } = match self.attempt.take() {
                 Some(attempt) => attempt,
                 None => {
+                    self.generation = worker.generation();
                     let picked = route.server(worker).and_then(|server| {
                         worker.pick(&server, route, Unit::Connection, &self.tried)
                     });
@@ -260,6 +264,11 @@ impl Dialler {
                 continue;
             };
             match connected {
+                // It has heard nothing of the connection yet. The table is another one, so that
+                // the next pick is too.
+                Ok(_)
+                    if choice.target().retired_at().is_some()
+                        && worker.generation() != self.generation => {}
                 Ok(socket) => {
                     // A socket that has failed since tells whoever uses it next.
                     let sent_count = speak(&socket, first).unwrap_or(0);

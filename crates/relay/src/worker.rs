@@ -106,7 +106,8 @@ impl Worker {
         self.aliases.borrow_mut().load().of(client)
     }
 
-    fn generation(&self) -> u64 {
+    /// Of the newest table.
+    pub(crate) fn generation(&self) -> u64 {
         self.plan.borrow_mut().load().generation()
     }
 }

@@ -38,6 +38,8 @@ pub enum Script {
     GoAwayAfter(usize),
     /// As [`Script::Echo`], with this many streams allowed at once.
     MaxStreams(u32),
+    /// As [`Script::Echo`], but says nothing before it is released, not even SETTINGS.
+    Mute,
 }
 
 /// A listening endpoint. Dropping it stops it, connections included.
@@ -95,7 +97,8 @@ impl EndpointServer {
         self.counts.most_at_once.load(Ordering::SeqCst)
     }
 
-    /// Lets all streams under [`Script::MaxStreams`] answer that wait now.
+    /// Lets all streams under [`Script::MaxStreams`] answer, and all connections under
+    /// [`Script::Mute`] begin, that wait now.
     pub fn release(&self) {
         self.counts.release.notify_waiters();
     }
@@ -138,6 +141,9 @@ async fn serve(socket: TcpStream, script: Script, counts: Arc<Counts>, name: Soc
         builder.max_concurrent_streams(most);
     }
     socket.set_nodelay(true).expect("is connected");
+    if matches!(script, Script::Mute) {
+        counts.release.notified().await;
+    }
     let Ok(mut connection) = builder.handshake::<_, Bytes>(socket).await else {
         return;
     };
@@ -218,7 +224,8 @@ async fn answer(
         | Script::Informational
         | Script::BreakBefore
         | Script::GoAwayAfter(_)
-        | Script::MaxStreams(_) => {
+        | Script::MaxStreams(_)
+        | Script::Mute => {
             if matches!(script, Script::Informational) {
                 let hint = Response::builder().status(103).header("link", "hint").body(());
                 respond.send_informational(hint.expect("is a response"))?;

@@ -4,6 +4,7 @@
 //! Tests read like transcripts: a [`Node`] with a table, endpoints with a script, a client.
 
 pub mod endpoint;
+pub mod raw;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -313,4 +314,30 @@ pub async fn eventually(what: &str, condition: impl Fn() -> bool) {
         assert!(Instant::now() < deadline, "not within 5 s: {what}");
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
+}
+
+/// Makes a test of each function, on each engine. `Engine` must be in scope.
+#[macro_export]
+macro_rules! on_both_engines {
+    ($($name:ident),* $(,)?) => {
+        mod on_h2 {
+            use super::Engine;
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $name() {
+                    super::$name(Engine::H2).await;
+                }
+            )*
+        }
+
+        mod on_switch {
+            use super::Engine;
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $name() {
+                    super::$name(Engine::Switch).await;
+                }
+            )*
+        }
+    };
 }

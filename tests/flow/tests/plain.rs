@@ -13,6 +13,7 @@ use streamvs_relay::Options;
 use streamvs_relay::connect::DialOptions;
 use streamvs_relay::h2::Engine;
 use streamvs_table::ProtocolHint;
+use streamvs_test_flow::raw::FullBacklog;
 use streamvs_test_flow::{Node, eventually, service_port};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -171,7 +172,8 @@ async fn both_speaking_at_once_lose_nothing() {
 async fn failed_dial_goes_to_the_next_endpoint() {
     let refused = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     // A full backlog drops SYNs, so this one times out.
-    let (_full, silent) = full_backlog();
+    let full = FullBacklog::new();
+    let silent = full.address;
     let (listener, address) = endpoint().await;
     let node = Node::start(&[refused, silent, address]);
     for _ in 0..3 {
@@ -189,24 +191,6 @@ async fn failed_dial_goes_to_the_next_endpoint() {
     assert!(failures(refused) > 0);
     assert!(failures(silent) > 0);
     assert_eq!(failures(address), 0);
-}
-
-/// A listener that answers no SYN: its queue of one is full.
-fn full_backlog() -> (Vec<socket2::Socket>, SocketAddr) {
-    use socket2::{Domain, Socket, Type};
-    let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
-    listener.bind(&any.into()).unwrap();
-    listener.listen(0).unwrap();
-    let address = listener.local_addr().unwrap();
-    let mut sockets = vec![listener];
-    for _ in 0..4 {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        socket.set_nonblocking(true).unwrap();
-        let _ = socket.connect(&address);
-        sockets.push(socket);
-    }
-    (sockets, address.as_socket().unwrap())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -12,7 +12,7 @@ use http::Request;
 use streamvs_balance::{ReplayReason, Verdict};
 use streamvs_relay::h2::Engine;
 use streamvs_test_flow::endpoint::{EndpointServer, Script, addresses, start_all};
-use streamvs_test_flow::{Answer, Node, call, collect, eventually, grpc_request};
+use streamvs_test_flow::{Answer, Node, call, collect, eventually, grpc_request, on_both_engines};
 use tokio::net::TcpListener;
 
 const PATH: &str = "/test.Echo/Unary";
@@ -387,31 +387,6 @@ async fn connection_is_counted_by_what_it_carried(engine: Engine) {
     eventually("the connection has ended", || server.stats().active_connections.get() == 0).await;
     assert_eq!(server.targets()[0].stats().streams.get(), 1);
     assert_eq!(server.targets()[0].stats().connections.get(), 0, "streams are not connections");
-}
-
-/// Each test, on each engine.
-macro_rules! on_both_engines {
-    ($($name:ident),* $(,)?) => {
-        mod on_h2 {
-            use super::Engine;
-            $(
-                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-                async fn $name() {
-                    super::$name(Engine::H2).await;
-                }
-            )*
-        }
-
-        mod on_switch {
-            use super::Engine;
-            $(
-                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-                async fn $name() {
-                    super::$name(Engine::Switch).await;
-                }
-            )*
-        }
-    };
 }
 
 on_both_engines!(

@@ -295,6 +295,10 @@ impl World<'_> {
                     assert!(self.exchanges.contains(&exchange));
                     self.pick(exchange);
                 }
+                Event::Unwritten { exchange } => {
+                    assert!(self.exchanges.contains(&exchange));
+                    self.switch.retry(exchange, self.now);
+                }
                 Event::Lost { exchange } => {
                     assert!(self.exchanges.contains(&exchange));
                     self.switch.answer(exchange, 502, "lost", self.now);

@@ -303,6 +303,7 @@ impl World {
                     self.go_away(place);
                 }
             }
+            5 => self.remove_endpoints(),
             _ => {}
         }
     }

@@ -345,6 +345,14 @@ impl World {
         self.follow();
     }
 
+    /// Some streams that wait lose their endpoint to a change of the table.
+    pub(crate) fn remove_endpoints(&mut self) {
+        let (rest, exchanges) = (self.rng.usize(..2), &self.exchanges);
+        let withdrawn = self.switch.withdraw(|key| exchanges[&key].call % 2 == rest);
+        withdrawn.into_iter().for_each(|key| self.pick(key));
+        self.follow();
+    }
+
     /// The socket is gone.
     pub(crate) fn close(&mut self, place: usize) {
         let connection = &mut self.connections[place];
@@ -387,6 +395,11 @@ impl World {
             Event::Unreachable { exchange, .. } | Event::Replayed { exchange, .. } => {
                 self.pick(exchange);
             }
+            // The endpoint is still there, or has been removed.
+            Event::Unwritten { exchange } => match self.rng.u8(..4) {
+                0 => self.pick(exchange),
+                _ => self.switch.retry(exchange, self.now),
+            },
             Event::Lost { exchange } => {
                 assert!(self.exchanges.contains_key(&exchange));
                 self.switch.answer(exchange, 502, "lost", self.now);

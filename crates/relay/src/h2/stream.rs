@@ -16,7 +16,6 @@ use h2::{RecvStream, SendStream};
 use http::{Request, StatusCode, Version};
 use streamvs_balance::{Choice, ConnectFailure, ReplayReason, Unit, VirtualServer};
 
-use crate::Leg;
 use crate::connect::DialError;
 use crate::h2::answer;
 use crate::h2::exchange::{End, Exchange};
@@ -70,6 +69,23 @@ struct Opened {
     lease: Lease,
     response: ResponseFuture,
     to_upstream: SendStream<Bytes>,
+}
+
+/// What came of opening a stream.
+enum Opening {
+    Opened(Opened),
+    /// The client gave up waiting.
+    Cancelled,
+    /// The endpoint was removed while the stream waited for its connection.
+    Removed,
+}
+
+/// What came of waiting for a connection.
+enum Leasing {
+    Leased(Lease),
+    /// As for [`Opening`].
+    Cancelled,
+    Removed,
 }
 
 /// Endpoints this stream is not given to again. Each stands here at most twice, so the attempts
@@ -131,7 +147,7 @@ impl Tried {
 
 impl Stream<'_> {
     async fn run(&mut self, first: Option<Choice>, mut request: Pump) {
-        let mut first = first.filter(|choice| choice.target().retired_at().is_none());
+        let mut first = first.filter(|choice| !is_removed(choice));
         let mut replay = Replay::default();
         let mut head_only = request.ended();
         if head_only {
@@ -147,8 +163,9 @@ impl Stream<'_> {
                 return self.answer_no_endpoint(&server);
             };
             let opened = match self.open(&server, &choice, head_only).await {
-                Ok(Some(opened)) => opened,
-                Ok(None) => return,
+                Ok(Opening::Opened(opened)) => opened,
+                Ok(Opening::Cancelled) => return,
+                Ok(Opening::Removed) => continue,
                 Err(failure) => {
                     choice.target().stats().failures[failure.index()].inc();
                     server.stats().replays[ReplayReason::DialFailed.index()].inc();
@@ -214,7 +231,7 @@ impl Stream<'_> {
         self.tried.pick(|tried| worker.pick(server, route, Unit::Stream, tried))
     }
 
-    /// Opens the stream on a connection to the chosen endpoint. None: the client gave up waiting.
+    /// Opens the stream on a connection to the chosen endpoint.
     ///
     /// # Errors
     /// The endpoint cannot be reached, or closed each connection before it took the stream.
@@ -224,30 +241,39 @@ impl Stream<'_> {
         server: &VirtualServer,
         choice: &Choice,
         head_only: bool,
-    ) -> Result<Option<Opened>, ConnectFailure> {
+    ) -> Result<Opening, ConnectFailure> {
         for _ in 0..LEASE_ATTEMPTS {
-            let lease = match self.lease(self.route.leg(self.worker, choice.address())).await {
-                Ok(Some(lease)) => lease,
-                Ok(None) => return Ok(None),
+            let lease = match self.lease(choice).await {
+                Ok(Leasing::Leased(lease)) => lease,
+                Ok(Leasing::Cancelled) => return Ok(Opening::Cancelled),
+                Ok(Leasing::Removed) => return Ok(Opening::Removed),
                 Err(error) => return Err(error.failure),
             };
             if let Ok((response, to_upstream)) = lease.send(self.head.clone(), head_only) {
-                return Ok(Some(Opened { lease, response, to_upstream }));
+                return Ok(Opening::Opened(Opened { lease, response, to_upstream }));
             }
             server.stats().replays[ReplayReason::Unwritten.index()].inc();
         }
         Err(ConnectFailure::Other)
     }
 
-    /// A place on a connection of `leg`. None: the client gave up waiting.
-    async fn lease(&mut self, leg: Leg) -> Result<Option<Lease>, Rc<DialError>> {
+    /// A place on a connection to the chosen endpoint, which is looked at again after each wait:
+    /// it takes no stream once it was removed, and is not dialled for one.
+    async fn lease(&mut self, choice: &Choice) -> Result<Leasing, Rc<DialError>> {
+        let leg = self.route.leg(self.worker, choice.address());
         let mut lease = pin!(self.worker.pool.lease(leg));
         let respond = &mut self.respond;
+        let mut has_waited = false;
         poll_fn(|cx| {
-            if let Poll::Ready(leased) = lease.as_mut().poll(cx) {
-                return Poll::Ready(leased.map(Some));
+            // Without a wait it was picked just now, from the newest table.
+            if has_waited && is_removed(choice) {
+                return Poll::Ready(Ok(Leasing::Removed));
             }
-            respond.poll_reset(cx).map(|_| Ok(None))
+            has_waited = true;
+            if let Poll::Ready(leased) = lease.as_mut().poll(cx) {
+                return Poll::Ready(leased.map(Leasing::Leased));
+            }
+            respond.poll_reset(cx).map(|_| Ok(Leasing::Cancelled))
         })
         .await
     }
@@ -260,6 +286,11 @@ impl Stream<'_> {
     fn answer(&mut self, status: StatusCode, message: &str) {
         answer::unavailable(&mut self.respond, self.grpc, status, message);
     }
+}
+
+/// The chosen endpoint has left the table since it was chosen.
+pub(super) fn is_removed(choice: &Choice) -> bool {
+    choice.target().retired_at().is_some()
 }
 
 /// Counts a stream that was given to an endpoint, and how late that was if the endpoint had been

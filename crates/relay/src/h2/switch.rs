@@ -5,7 +5,7 @@
 //! ```text
 //!   receive(connection, octets) --> [ frames -> streams -> exchanges ] --> output(connection)
 //!                                                  |  ^
-//!                                      next_event()|  | assign, answer, open_upstream, ...
+//!                                      next_event()|  | assign, retry, answer, open_upstream, ...
 //!                                                  v  |
 //!                                        the driver: picks, dials, counts, owns sockets
 //! ```
@@ -18,7 +18,8 @@
 //!
 //! ```text
 //!  HEADERS
-//!     |                    Unreachable, Replayed: the endpoint cannot have acted on it
+//!     |                    Unreachable, Replayed, Unwritten: the endpoint cannot have acted on it;
+//!     |                    withdraw: it was removed before a connection had room
 //!     v        assign           +-----------------------------------------+
 //!  Picking ----------> Waiting  |                                         |
 //!     ^ |                 | a connection with room                        |
@@ -120,6 +121,12 @@ pub enum Event {
         exchange: ExchangeKey,
         /// How that is known.
         reason: ReplayReason,
+    },
+    /// The connection was gone before any of the stream was written to it. Call [`Switch::retry`],
+    /// or as for [`Event::Unreachable`] where the endpoint has been removed meanwhile.
+    Unwritten {
+        /// The stream.
+        exchange: ExchangeKey,
     },
     /// The endpoint was lost, or broke the rules, before its response began, and may have acted on
     /// the stream. Call [`Switch::answer`].
@@ -286,6 +293,7 @@ impl Event {
             Self::Pick { .. }
             | Self::Unreachable { .. }
             | Self::Replayed { .. }
+            | Self::Unwritten { .. }
             | Self::Lost { .. } => true,
             Self::Dial { .. } | Self::Sent { .. } | Self::Ended { .. } => false,
         }

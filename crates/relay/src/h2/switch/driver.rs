@@ -17,7 +17,7 @@ mod flush;
 mod link;
 mod streams;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::pin::pin;
 use std::rc::Rc;
@@ -48,6 +48,8 @@ pub struct Driver {
     links: RefCell<SecondaryMap<ConnectionKey, Box<Link>>>,
     streams: RefCell<SecondaryMap<ExchangeKey, Stream>>,
     flusher: RefCell<Waker>,
+    /// Of the table by which the streams that wait were looked at last.
+    generation: Cell<u64>,
 }
 
 impl Driver {
@@ -58,6 +60,7 @@ impl Driver {
             links: RefCell::default(),
             streams: RefCell::default(),
             flusher: RefCell::new(Waker::noop().clone()),
+            generation: Cell::new(0),
         }
     }
 }
@@ -69,6 +72,7 @@ pub async fn run(worker: Rc<Worker>) {
     std::future::poll_fn(|cx| {
         let driver = &worker.switch;
         while interval.poll_tick(cx).is_ready() {
+            driver.follow_table(&worker);
             driver.switch.borrow_mut().tick(Instant::now());
         }
         if !driver.flusher.borrow().will_wake(cx.waker()) {
@@ -137,7 +141,9 @@ where
     let worker = Rc::clone(worker);
     // Ends by itself: the dial has a deadline, and the connection one when it is idle.
     tokio::task::spawn_local(async move {
-        match dial.await {
+        let dialled = dial.await;
+        worker.switch.follow_table(&worker);
+        match dialled {
             Ok(socket) => {
                 let key = worker.switch.switch.borrow_mut().open_upstream(leg, Instant::now());
                 connected(worker, key, leg, Bytes::new(), socket).await;
@@ -156,6 +162,7 @@ where
 /// Takes over a socket of `leg` that was dialled before the protocol was known, with what its endpoint has
 /// sent already.
 pub fn adopt(worker: &Rc<Worker>, leg: Leg, early: Bytes, socket: TcpStream) {
+    worker.switch.follow_table(worker);
     // At once: the first stream is about to ask for it.
     let key = worker.switch.switch.borrow_mut().open_upstream(leg, Instant::now());
     // Ends when the endpoint closes, or the connection is idle.

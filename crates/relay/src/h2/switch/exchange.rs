@@ -161,6 +161,11 @@ impl Exchange {
         }
     }
 
+    /// It waits for a connection on this leg.
+    pub(super) fn waits_for(&self, leg: Leg) -> bool {
+        self.phase == Phase::Waiting && self.leg == Some(leg)
+    }
+
     /// The client's connection.
     pub(super) fn client(&self) -> ConnectionKey {
         self.down.connection

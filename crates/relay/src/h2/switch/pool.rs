@@ -11,7 +11,7 @@ use std::time::Instant;
 use streamvs_balance::ConnectFailure;
 
 use super::connection::{Connection, Role, Stage};
-use super::exchange::{End, Phase, Side, Toward};
+use super::exchange::{End, Exchange, Phase, Side, Toward};
 use super::flow::Window;
 use super::state::State;
 use super::{ConnectionKey, Event, ExchangeKey, Switch};
@@ -49,6 +49,33 @@ impl Switch {
         if self.exchanges.get(key).is_some_and(|exchange| exchange.phase == Phase::Picking) {
             self.wait_for(key, leg.into());
         }
+    }
+
+    /// Answers [`Event::Unwritten`]: the stream goes to the same endpoint again.
+    pub fn retry(&mut self, key: ExchangeKey, now: Instant) {
+        self.now = now;
+        let picking = |exchange: &&Exchange| exchange.phase == Phase::Picking;
+        if let Some(leg) = self.exchanges.get(key).filter(picking).and_then(|it| it.leg) {
+            self.wait_for(key, leg);
+        }
+    }
+
+    /// Takes streams that wait for a connection to their endpoint from it, if `removed` says so of
+    /// them. Call [`Switch::assign`] or [`Switch::answer`] for each.
+    pub fn withdraw(&mut self, removed: impl Fn(ExchangeKey) -> bool) -> Vec<ExchangeKey> {
+        let mut withdrawn = Vec::new();
+        for (&leg, endpoint) in &mut self.endpoints {
+            endpoint.waiting.retain(|&key| {
+                let Some(exchange) = self.exchanges.get_mut(key) else { return false };
+                let withdraws = exchange.waits_for(leg) && removed(key);
+                if withdraws {
+                    exchange.phase = Phase::Picking;
+                    withdrawn.push(key);
+                }
+                !withdraws
+            });
+        }
+        withdrawn
     }
 
     /// True where a stream on `leg` would need a dial.
@@ -151,14 +178,8 @@ impl Switch {
         }
     }
 
-    fn waiting_exchange(
-        &mut self,
-        key: ExchangeKey,
-        leg: Leg,
-    ) -> Option<&mut super::exchange::Exchange> {
-        self.exchanges
-            .get_mut(key)
-            .filter(|exchange| exchange.phase == Phase::Waiting && exchange.leg == Some(leg))
+    fn waiting_exchange(&mut self, key: ExchangeKey, leg: Leg) -> Option<&mut Exchange> {
+        self.exchanges.get_mut(key).filter(|exchange| exchange.waits_for(leg))
     }
 
     /// The least loaded connection with room; when there may be no more connections, none until

@@ -198,19 +198,15 @@ impl Switch {
         flow.queue.extend(&exchange.replay.octets);
         flow.again = flow.queue.len() - unreturned;
         flow.dropped = false;
-        match exchange.leg {
+        exchange.phase = Phase::Picking;
+        let event = match reason {
             // Nothing has left us: the endpoint has done nothing that speaks against it.
-            Some(leg)
-                if reason == ReplayReason::Unwritten
-                    && exchange.attempts < limits::OPEN_ATTEMPTS =>
-            {
-                self.wait_for(key, leg);
+            ReplayReason::Unwritten if exchange.attempts < limits::OPEN_ATTEMPTS => {
+                Event::Unwritten { exchange: key }
             }
-            _ => {
-                exchange.phase = Phase::Picking;
-                self.tell(Event::Replayed { exchange: key, reason });
-            }
-        }
+            _ => Event::Replayed { exchange: key, reason },
+        };
+        self.tell(event);
         true
     }
 }

@@ -69,6 +69,7 @@ struct Guard<'a> {
 impl Drop for Guard<'_> {
     fn drop(&mut self) {
         let driver = &self.worker.switch;
+        driver.follow_table(self.worker);
         driver.switch.borrow_mut().closed(self.key, Instant::now());
         // What the clients of its streams are owed, or the endpoints.
         driver.follow(self.worker);
@@ -223,6 +224,7 @@ impl super::Driver {
     fn feed(&self, worker: &Rc<Worker>, key: ConnectionKey, mut octets: &[u8]) {
         let now = Instant::now();
         while !octets.is_empty() {
+            self.follow_table(worker);
             let taken = self.switch.borrow_mut().receive(key, octets, now);
             octets = &octets[taken..];
             self.follow(worker);

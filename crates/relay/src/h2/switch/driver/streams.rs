@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use streamvs_balance::{Choice, ReplayReason, Unit, VirtualServer};
 
-use crate::h2::stream::{Tried, note_start};
+use crate::h2::stream::{Tried, is_removed, note_start};
 use crate::h2::switch::{Ended, Event, ExchangeKey, Report};
 use crate::worker::{Route, Worker};
 
@@ -37,7 +37,7 @@ impl super::Driver {
                 };
                 let stream = Stream { route, tried: Tried::default(), on: None };
                 self.streams.borrow_mut().insert(exchange, stream);
-                let first = first.filter(|choice| choice.target().retired_at().is_none());
+                let first = first.filter(|choice| !is_removed(choice));
                 self.assign(worker, exchange, first);
             }
             Event::Unreachable { exchange, failure } => {
@@ -61,6 +61,17 @@ impl super::Driver {
                         _ => stream.tried.declined(on.choice.address()),
                     }
                 }
+                self.assign(worker, exchange, None);
+            }
+            Event::Unwritten { exchange } => {
+                let mut streams = self.streams.borrow_mut();
+                let Some(stream) = streams.get_mut(exchange) else { return };
+                let Some(on) = stream.on.take_if(|on| is_removed(&on.choice)) else {
+                    return self.switch.borrow_mut().retry(exchange, Instant::now());
+                };
+                on.server.stats().replays[ReplayReason::Unwritten.index()].inc();
+                on.observe_duration();
+                drop(streams);
                 self.assign(worker, exchange, None);
             }
             Event::Lost { exchange } => {
@@ -89,6 +100,29 @@ impl super::Driver {
                 }
             }
             Event::Dial { .. } => {}
+        }
+    }
+
+    /// Gives streams that wait for an endpoint which has been removed meanwhile to another one. To
+    /// be called in front of all that may send what waits: nothing is dialled or sent for it later.
+    ///
+    /// Costs one atomic load while the table stays the same.
+    pub(super) fn follow_table(&self, worker: &Rc<Worker>) {
+        let generation = worker.generation();
+        if self.generation.replace(generation) == generation {
+            return;
+        }
+        let removed = |exchange| {
+            let streams = self.streams.borrow();
+            let on = streams.get(exchange).and_then(|stream| stream.on.as_ref());
+            on.is_some_and(|on| is_removed(&on.choice))
+        };
+        let withdrawn = self.switch.borrow_mut().withdraw(removed);
+        for exchange in withdrawn {
+            if let Some(stream) = self.streams.borrow_mut().get_mut(exchange) {
+                stream.on = None;
+            }
+            self.assign(worker, exchange, None);
         }
     }
 

@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use streamvs_balance::{ConnectFailure, ReplayReason};
 
-use super::lab::{CALL, Frame, Lab, OK, TRAILERS, address, data, frame, go_away, reset};
+use super::lab::{
+    CALL, Frame, Lab, OK, Peer, TRAILERS, address, data, frame, go_away, reset,
+    settings as settings_frame,
+};
 use crate::h2::settings;
 use crate::h2::switch::frame::{Code, flag, kind};
 use crate::h2::switch::{Ended, Event, Over, limits};
@@ -220,6 +223,58 @@ fn what_was_never_written_is_replayed() {
     lab.closed(&endpoint);
     assert_eq!(replays(&lab), [ReplayReason::Unwritten]);
     assert!(matches!(lab.heard(&mut client)[..], [Frame::Headers { end: true, .. }]));
+}
+
+#[test]
+fn what_was_never_written_need_not_go_to_the_same_endpoint() {
+    let mut lab = Lab::new(1);
+    let mut client = lab.client();
+    let head = client.headers(1, &CALL, true);
+    lab.send(&client, &head);
+    let endpoint = lab.endpoint();
+    lab.switch.closed(endpoint.key, lab.now);
+    let mut events = std::iter::from_fn(|| lab.switch.next_event());
+    let exchange = events.find_map(|event| match event {
+        Event::Unwritten { exchange } => Some(exchange),
+        _ => None,
+    });
+    lab.switch.assign(exchange.expect("the driver is asked"), address(2), lab.now);
+    lab.follow();
+    assert_eq!(lab.dials, [address(2)], "the first is not dialled again");
+    let mut endpoint = lab.endpoint();
+    assert_eq!(head_count(&mut lab, &mut endpoint), 1);
+}
+
+#[test]
+fn what_waits_can_be_withdrawn_from_its_endpoint() {
+    let mut lab = Lab::new(1);
+    let mut client = lab.client();
+    let heads: Vec<u8> = (0..4).flat_map(|n| client.headers(2 * n + 1, &CALL, true)).collect();
+    lab.send(&client, &heads);
+    let mut silent = lab.silent_endpoint();
+    assert_eq!(head_count(&mut lab, &mut silent), 1, "the others wait for SETTINGS");
+    let picked = |event: &Event| match event {
+        Event::Pick { exchange, .. } => Some(*exchange),
+        _ => None,
+    };
+    let picked: Vec<_> = lab.events.iter().filter_map(picked).collect();
+    let withdrawn = lab.switch.withdraw(|key| key != picked[2]);
+    assert_eq!(withdrawn, [picked[1], picked[3]], "neither who is sent nor who may stay");
+    for exchange in withdrawn {
+        lab.switch.assign(exchange, address(2), lab.now);
+    }
+    lab.follow();
+    assert_eq!(lab.dials, [address(2)], "one dial for both");
+    lab.send(&silent, &settings_frame(&[]));
+    assert_eq!(head_count(&mut lab, &mut silent), 1, "who may stay");
+    let mut other = lab.endpoint();
+    assert_eq!(head_count(&mut lab, &mut other), 2);
+}
+
+/// How many streams the endpoint has been sent since it was asked last.
+fn head_count(lab: &mut Lab, endpoint: &mut Peer) -> usize {
+    let frames = lab.heard(endpoint);
+    frames.iter().filter(|frame| matches!(frame, Frame::Headers { .. })).count()
 }
 
 #[test]

@@ -290,6 +290,7 @@ impl Lab {
                 Event::Pick { exchange, .. }
                 | Event::Unreachable { exchange, .. }
                 | Event::Replayed { exchange, .. } => self.assign(exchange),
+                Event::Unwritten { exchange } => self.switch.retry(exchange, self.now),
                 Event::Lost { exchange } => {
                     self.switch.answer(exchange, 502, "lost", self.now);
                 }
