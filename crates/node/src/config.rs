@@ -45,6 +45,14 @@ pub(crate) fn sync_period(options: &RunOptions) -> Duration {
     options.iptables_sync_period.min(MAX_SYNC_PERIOD)
 }
 
+/// From one comparison of the kernel's rules to the next. The sixth of the period that is left is
+/// for the comparison and the repair, so that what somebody changes right after a comparison is
+/// repaired before the period is over.
+pub(crate) fn audit_interval(sync_period: Duration) -> Duration {
+    // Never zero, as no period is.
+    sync_period - sync_period / 6
+}
+
 pub(crate) fn worker_count(options: &RunOptions) -> usize {
     let cores = || thread::available_parallelism().map_or(1, usize::from);
     options.workers.map_or_else(cores, usize::from)
@@ -233,10 +241,24 @@ pub(crate) fn count_refusals(metrics: &Arc<NodeMetrics>) -> OnRefused {
 
 #[cfg(test)]
 mod tests {
-    //! Aim: addresses come out as kube-proxy would have them.
+    //! Aim: addresses come out as kube-proxy would have them, and periods as documented.
+
+    use std::time::Duration;
 
     use crate::cli::Command;
     use crate::invocation;
+
+    #[test]
+    fn an_audit_leaves_time_to_repair_within_the_sync_period() {
+        for (sync_period, interval) in [
+            (Duration::from_secs(30), Duration::from_secs(25)),
+            (Duration::from_secs(6), Duration::from_secs(5)),
+            // A timer of zero does not exist.
+            (Duration::from_nanos(1), Duration::from_nanos(1)),
+        ] {
+            assert_eq!(super::audit_interval(sync_period), interval);
+        }
+    }
 
     #[test]
     fn addresses_and_deprecated_ports_come_out_as_kube_proxys() {

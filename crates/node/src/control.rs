@@ -26,6 +26,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::client_ip::{InForce, Wish};
+use crate::config;
 use crate::error::Error;
 use crate::orders::{Order, Ordered};
 use crate::programming::Programming;
@@ -255,13 +256,15 @@ impl Rules {
 
     /// Keeps the rules true until there is another order.
     async fn keep(&mut self, installed: &mut Installed, ordered: &mut Ordered) {
-        let mut audit = tokio::time::interval(self.sync_period);
+        let mut audit = tokio::time::interval(config::audit_interval(self.sync_period));
         audit.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         audit.reset();
         loop {
             tokio::select! {
                 biased;
                 () = ordered.changed() => return,
+                // Before changes, which may come without a pause.
+                _ = audit.tick() => self.audit(installed).await,
                 changed = self.target.changed() => {
                     if changed.is_err() {
                         // The process ends; its last order comes or has come.
@@ -269,7 +272,6 @@ impl Rules {
                     }
                     self.update(installed, ordered).await;
                 }
-                _ = audit.tick() => self.audit(installed).await,
             }
         }
     }

@@ -160,8 +160,8 @@ fn what_others_delete_from_nftables_is_repaired() {
 }
 
 /// Does each damage, waits until everything is as before, and asks the Service in both families,
-/// from a pod and from the node. Audits come every second instead of every 30, the longest there
-/// is; a slow machine has some more.
+/// from a pod and from the node. The sync period is a second instead of 30, the longest there is; a
+/// slow machine has some more.
 fn check_repairs(capture: &[&str], damages: &[String]) {
     let scene = Scene::new();
     let service = dual_stack_grpc_service();

@@ -81,7 +81,7 @@ pub(crate) struct RunOptions {
     #[arg(long, value_enum, default_value_t = IptablesBackend::Auto)]
     pub(crate) iptables_backend: IptablesBackend,
 
-    /// How often the kernel's rules are compared with what they should be; more than 30s is 30s
+    /// Within which what others did to the kernel's rules is repaired; more than 30s is 30s
     #[arg(long, alias = "ipvs-sync-period", value_name = "DURATION", default_value = "30s", value_parser = values::sync_period)]
     pub(crate) iptables_sync_period: Duration,
 
