@@ -12,6 +12,7 @@
 //! - `kernel`: in place of kube-proxy, UDP, SCTP and who takes over when the agent is gone.
 //! - `scale`: what the kernel path costs among 10,000 Services.
 //! - `lifecycle`: start, crash, repair, cleaning up, wrong files.
+//! - `log`: what the log's readers may rely on.
 //! - `stop`: calls and connections at SIGTERM.
 //! - `check`: what is told of a node before the first start.
 //! - `client_ip`: whom endpoints see.
@@ -44,6 +45,8 @@ mod kernel;
 mod knocking;
 #[cfg(test)]
 mod lifecycle;
+#[cfg(test)]
+mod log;
 #[cfg(test)]
 mod outside;
 #[cfg(test)]
