@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use h2::server::{self, SendResponse};
-use h2::{Reason, RecvStream};
+use h2::{Reason, RecvStream, SendStream};
 use http::{HeaderMap, HeaderValue, Request, Response};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
@@ -40,6 +40,8 @@ pub enum Script {
     MaxStreams(u32),
     /// As [`Script::Echo`], but says nothing before it is released, not even SETTINGS.
     Mute,
+    /// Answers with this many octets, as fast as they are taken.
+    Pour(usize),
 }
 
 /// A listening endpoint. Dropping it stops it, connections included.
@@ -60,6 +62,7 @@ struct Counts {
     most_at_once: AtomicUsize,
     open: AtomicUsize,
     release: Notify,
+    octets: Arc<AtomicUsize>,
 }
 
 impl EndpointServer {
@@ -95,6 +98,11 @@ impl EndpointServer {
     /// The most streams that were open on one connection at once.
     pub fn most_at_once(&self) -> usize {
         self.counts.most_at_once.load(Ordering::SeqCst)
+    }
+
+    /// Octets that were taken under [`Script::Pour`].
+    pub fn octets(&self) -> Arc<AtomicUsize> {
+        Arc::clone(&self.counts.octets)
     }
 
     /// Lets all streams under [`Script::MaxStreams`] answer, and all connections under
@@ -220,6 +228,14 @@ async fn answer(
             }
             stream.send_trailers(ok)?;
         }
+        Script::Pour(octets) => {
+            let mut stream = respond.send_response(head(), false)?;
+            send_all(&mut stream, *octets, |taken| {
+                counts.octets.fetch_add(taken, Ordering::SeqCst);
+            })
+            .await?;
+            stream.send_trailers(ok)?;
+        }
         Script::Echo
         | Script::Informational
         | Script::BreakBefore
@@ -243,6 +259,29 @@ async fn answer(
             stream.send_data(all.into(), false)?;
             stream.send_trailers(ok)?;
         }
+    }
+    Ok(())
+}
+
+/// Sends so many octets as fast as they are taken, and says how many each time.
+///
+/// # Errors
+/// The stream or the connection failed.
+pub async fn send_all(
+    stream: &mut SendStream<Bytes>,
+    octets: usize,
+    on_taken: impl Fn(usize),
+) -> Result<(), h2::Error> {
+    let mut left = octets;
+    while left > 0 {
+        stream.reserve_capacity(left.min(16_384));
+        let Some(credit) = std::future::poll_fn(|cx| stream.poll_capacity(cx)).await else {
+            return Ok(());
+        };
+        let count = credit?.min(left);
+        left -= count;
+        stream.send_data(Bytes::from(vec![7; count]), false)?;
+        on_taken(count);
     }
     Ok(())
 }

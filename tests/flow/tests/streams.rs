@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::Reason;
 use http::Request;
-use streamvs_balance::{ReplayReason, Verdict};
+use streamvs_balance::{ConnectFailure, ReplayReason, Verdict};
 use streamvs_relay::h2::Engine;
 use streamvs_test_flow::endpoint::{EndpointServer, Script, addresses, start_all};
 use streamvs_test_flow::{Answer, Node, call, collect, eventually, grpc_request, on_both_engines};
@@ -252,7 +252,10 @@ async fn failed_dial_goes_to_the_next_endpoint(engine: Engine) {
     }
     let server = node.server();
     let failed = server.targets().iter().find(|target| target.address() == closed).unwrap();
-    assert!(failed.stats().failures.iter().map(|failures| failures.get()).sum::<u64>() > 0);
+    for reason in ConnectFailure::ALL {
+        let is_counted = failed.stats().failures[reason.index()].get() > 0;
+        assert_eq!(is_counted, reason == ConnectFailure::Refused, "{reason:?}");
+    }
     assert_eq!(failed.outstanding(), 0);
 }
 
