@@ -33,9 +33,28 @@ pub struct Request<'a> {
     pub tried: &'a [SocketAddr],
 }
 
-impl Request<'_> {
+/// What a scheduler goes by: for whom, and whom to pass over.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Search<'a> {
+    pub(crate) client: IpAddr,
+    pub(crate) tried: &'a [SocketAddr],
+    /// Some candidates may be ejected, and are passed over.
+    pub(crate) skips_ejected: bool,
+}
+
+impl<'a> Search<'a> {
+    pub(crate) fn new(request: &Request<'a>, skips_ejected: bool) -> Self {
+        Self { client: request.client, tried: request.tried, skips_ejected }
+    }
+
+    /// No candidate is passed over.
+    pub(crate) fn may_use_all(&self) -> bool {
+        self.tried.is_empty() && !self.skips_ejected
+    }
+
     pub(crate) fn may_use(&self, target: &Target) -> bool {
-        self.tried.is_empty() || !self.tried.contains(&target.address())
+        (self.tried.is_empty() || !self.tried.contains(&target.address()))
+            && !(self.skips_ejected && target.is_ejected())
     }
 }
 

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use crate::Target;
+use crate::choice::Search;
 use crate::shares::Shares;
-use crate::{Request, Target};
 
 /// Picks a candidate of least cost, any of the cheapest with the same chance. The kernel takes
 /// the first in its list, which on an idle Service is always the same one, on every node.
@@ -66,20 +67,20 @@ impl Least {
     pub(crate) fn pick(
         &self,
         candidates: &[Arc<Target>],
-        request: &Request<'_>,
+        search: &Search<'_>,
         rng: &mut fastrand::Rng,
     ) -> Option<usize> {
         let mut best = Best { cost: self.cost, salt: rng.u64(..), found: None };
         if candidates.len() > LOOKS {
             for _ in 0..LOOKS {
                 let index = self.shares.draw(rng);
-                best.look_at(index, &candidates[index], request);
+                best.look_at(index, &candidates[index], search);
             }
         }
         // Few candidates, or all that were drawn had been tried.
         if best.found.is_none() {
             for (index, target) in candidates.iter().enumerate() {
-                best.look_at(index, target, request);
+                best.look_at(index, target, search);
             }
         }
         best.found.map(|found| found.index)
@@ -103,8 +104,8 @@ struct Found {
 }
 
 impl Best {
-    fn look_at(&mut self, index: usize, target: &Target, request: &Request<'_>) {
-        if !request.may_use(target) {
+    fn look_at(&mut self, index: usize, target: &Target, search: &Search<'_>) {
+        if !search.may_use(target) {
             return;
         }
         let cost = self.cost.of(target);

@@ -5,12 +5,14 @@
 //! What goes out: a [`Plan`] for each snapshot, and from its [`VirtualServer`]s a [`Choice`] for
 //! each request, which counts on its [`Target`] until it is dropped. Never here: sockets, clocks,
 //! logs, tasks, Kubernetes types. One thread makes plans; all workers pick from them, through
-//! atomics, and under sessionAffinity through a short lock.
+//! atomics, and under sessionAffinity through a short lock. What they tell of endpoints' faults and
+//! answers decides who is passed over ([`EjectionPolicy`]).
 //!
 //! # What a scheduler owes
 //!
 //! - It picks among the candidates: usable endpoints of a weight above 0 that are not in
-//!   [`Request::tried`]. If there is one it picks one; it never refuses for load.
+//!   [`Request::tried`]; ejected ones only where there is no other. If there is one it picks one; it
+//!   never refuses for load.
 //! - A pick is O(1) or looks at 64 endpoints at most, and allocates nothing. For a unit that failed
 //!   before it may look at all.
 //! - Its state belongs to the virtual server, not to a worker or a connection: 100 connections of
@@ -50,6 +52,7 @@
 
 mod affinity;
 mod choice;
+mod ejection;
 mod hash;
 mod histogram;
 mod least;
@@ -71,6 +74,7 @@ mod two_choices;
 mod virtual_server;
 
 pub use choice::{Choice, Request, Unit};
+pub use ejection::{Ejected, EjectionChange, EjectionEvent, EjectionPolicy, Fault, OnEjection};
 pub use histogram::{Histogram, HistogramSnapshot};
 pub use name::{SchedulerName, UnknownScheduler};
 pub use notice::Notice;

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use crate::Target;
+use crate::choice::Search;
 use crate::hash::AddressHash;
 use crate::shares::next_untried;
-use crate::{Request, Target};
 
 /// A lookup table in which every candidate holds its share of the entries, placed so that a
 /// change of the set moves few others. A client's entry is a hash of its address.
@@ -72,13 +73,13 @@ impl Maglev {
         Self { entries: entries.into() }
     }
 
-    pub(crate) fn pick(&self, candidates: &[Arc<Target>], request: &Request<'_>) -> Option<usize> {
-        let home = (CLIENT.of(request.client, 0) % self.entries.len() as u64) as usize;
+    pub(crate) fn pick(&self, candidates: &[Arc<Target>], search: &Search<'_>) -> Option<usize> {
+        let home = (CLIENT.of(search.client, 0) % self.entries.len() as u64) as usize;
         let at = |entry: usize| usize::from(self.entries[entry % self.entries.len()]);
         (home..home + WALK)
             .map(at)
-            .find(|&index| request.may_use(&candidates[index]))
-            .or_else(|| next_untried(candidates, at(home), request))
+            .find(|&index| search.may_use(&candidates[index]))
+            .or_else(|| next_untried(candidates, at(home), search))
     }
 }
 

@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 
+use crate::Target;
+use crate::choice::Search;
 use crate::least::{Cost, Least};
-use crate::{Request, Target};
 
 /// `fo`: the candidate of highest weight, the next one only for a unit it failed.
 ///
 /// Candidates stand in order of preference: weight falling, then by address, so that all nodes
 /// mean the same endpoint by "first". With equal weights that is one endpoint for everything.
-pub(crate) fn first(candidates: &[Arc<Target>], request: &Request<'_>) -> Option<usize> {
-    candidates.iter().position(|target| request.may_use(target))
+pub(crate) fn first(candidates: &[Arc<Target>], search: &Search<'_>) -> Option<usize> {
+    candidates.iter().position(|target| search.may_use(target))
 }
 
 /// `ovf`: the candidate of highest weight that has fewer units outstanding than its weight.
@@ -33,16 +34,16 @@ impl Overflow {
     pub(crate) fn pick(
         &self,
         candidates: &[Arc<Target>],
-        request: &Request<'_>,
+        search: &Search<'_>,
         rng: &mut fastrand::Rng,
     ) -> Option<usize> {
         let has_room = |target: &Arc<Target>| {
-            u64::from(target.outstanding()) < target.share() && request.may_use(target)
+            u64::from(target.outstanding()) < target.share() && search.may_use(target)
         };
         candidates
             .iter()
             .position(has_room)
-            .or_else(|| self.when_full.pick(candidates, request, rng))
+            .or_else(|| self.when_full.pick(candidates, search, rng))
     }
 }
 
@@ -51,7 +52,7 @@ mod tests {
     use super::*;
     use crate::Choice;
     use crate::Unit;
-    use crate::testing::{hold, request, targets};
+    use crate::testing::{hold, search, targets};
 
     #[test]
     fn failover_takes_the_first_that_was_not_tried() {
@@ -59,9 +60,9 @@ mod tests {
         let addresses: Vec<_> = candidates.iter().map(|target| target.address()).collect();
         let _busy = hold(&candidates[0], 100, Unit::Connection);
         for tried in 0..3 {
-            assert_eq!(first(&candidates, &request(&addresses[..tried])), Some(tried));
+            assert_eq!(first(&candidates, &search(&addresses[..tried])), Some(tried));
         }
-        assert_eq!(first(&candidates, &request(&addresses)), None);
+        assert_eq!(first(&candidates, &search(&addresses)), None);
     }
 
     #[test]
@@ -72,7 +73,7 @@ mod tests {
         let mut held = Vec::new();
         let mut order = Vec::new();
         for _ in 0..14 {
-            let index = scheduler.pick(&candidates, &request(&[]), &mut rng).expect("never full");
+            let index = scheduler.pick(&candidates, &search(&[]), &mut rng).expect("never full");
             held.push(Choice::new(Arc::clone(&candidates[index]), Unit::Stream));
             order.push(index);
         }
@@ -82,7 +83,7 @@ mod tests {
         assert_eq!([more(0), more(1), more(2)], [4, 2, 1]);
 
         held.remove(0);
-        assert_eq!(scheduler.pick(&candidates, &request(&[]), &mut rng).map(|_| ()), Some(()));
+        assert_eq!(scheduler.pick(&candidates, &search(&[]), &mut rng).map(|_| ()), Some(()));
     }
 
     #[test]
@@ -91,10 +92,10 @@ mod tests {
         let scheduler = Overflow::new(&candidates);
         let mut rng = fastrand::Rng::with_seed(1);
         let mut held = hold(&candidates[0], 2, Unit::Stream);
-        assert_eq!(scheduler.pick(&candidates, &request(&[]), &mut rng), Some(1));
+        assert_eq!(scheduler.pick(&candidates, &search(&[]), &mut rng), Some(1));
         held.pop();
-        assert_eq!(scheduler.pick(&candidates, &request(&[]), &mut rng), Some(0));
+        assert_eq!(scheduler.pick(&candidates, &search(&[]), &mut rng), Some(0));
         let tried = [candidates[0].address()];
-        assert_eq!(scheduler.pick(&candidates, &request(&tried), &mut rng), Some(1));
+        assert_eq!(scheduler.pick(&candidates, &search(&tried), &mut rng), Some(1));
     }
 }

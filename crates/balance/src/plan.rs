@@ -14,7 +14,9 @@ use streamvs_table::{
     Family, Protocol, ServiceChange, ServiceName, ServicePort, ServicePortName, Snapshot,
 };
 
-use crate::{Notice, SchedulerName, VirtualServer};
+use crate::ejection::Ejecting;
+use crate::virtual_server::Common;
+use crate::{EjectionPolicy, Notice, OnEjection, SchedulerName, VirtualServer};
 
 /// All virtual servers of one generation, by address and port. Immutable and swapped whole, by
 /// [`publish`](streamvs_table::publish).
@@ -30,6 +32,8 @@ pub struct Plan {
     default: SchedulerName,
     /// The node's own: where rotations begin and how candidates are shuffled.
     seed: u64,
+    /// None: nobody is ejected.
+    ejecting: Option<Arc<Ejecting>>,
     /// None of the lists is empty.
     services: OrdMap<ServiceName, Arc<[Arc<VirtualServer>]>>,
     /// ClusterIPs, load balancers' addresses and externalIPs.
@@ -53,10 +57,19 @@ impl Plan {
             snapshot: Arc::default(),
             default: SchedulerName::default(),
             seed,
+            ejecting: None,
             services: OrdMap::new(),
             by_address: Places::default(),
             by_node_port: Places::default(),
         }
+    }
+
+    /// The same with passive health, in the plans that follow: endpoints are ejected by `policy`,
+    /// and `tell` is told. For a plan without virtual servers.
+    pub fn ejecting(mut self, policy: EjectionPolicy, tell: OnEjection) -> Self {
+        debug_assert!(self.services.is_empty(), "virtual servers that exist would not eject");
+        self.ejecting = Some(Arc::new(Ejecting { policy, tell }));
+        self
     }
 
     /// The next generation. Carries over each continuing ServicePort's rotation, affinity and
@@ -175,7 +188,8 @@ impl Plan {
             let previous = previous.map(Arc::as_ref);
             if service.cluster_ip(family).is_some() {
                 let seed = self.seed_of(&service.name, family);
-                let next = VirtualServer::new(service, family, name, previous, seed, now);
+                let common = Common { seed, ejecting: self.ejecting.clone() };
+                let next = VirtualServer::new(service, family, name, previous, &common, now);
                 into.push(Arc::new(next));
             } else if let Some(gone) = previous {
                 gone.retire(now);

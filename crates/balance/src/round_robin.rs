@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::Target;
+use crate::choice::Search;
+use crate::least::LOOKS;
 use crate::sequence::Sequence;
 use crate::shares::next_untried;
-use crate::{Request, Target};
 
 /// Gives turns in the order of a [`Sequence`].
 ///
@@ -56,20 +58,22 @@ impl RoundRobin {
         &self,
         candidates: &[Arc<Target>],
         turns: &AtomicU64,
-        request: &Request<'_>,
+        search: &Search<'_>,
     ) -> Option<usize> {
-        // A turn that falls to an endpoint tried already is spent and the next one taken: the
-        // others keep their order. Alone, a thread meets each tried one at most once in a plain
-        // rotation; where weights or other threads let it meet more, the neighbour steps in.
+        // A turn that falls to an endpoint tried already, or an ejected one, is spent and the next
+        // one taken: the others keep their order. Alone, a thread meets each tried one at most once
+        // in a plain rotation; where weights or other threads let it meet more, the neighbour steps
+        // in. Of ejected ones there may be many in a row.
+        let ejected = if search.skips_ejected { LOOKS } else { 0 };
         let mut index = 0;
-        for _ in 0..=request.tried.len().min(candidates.len()) {
+        for _ in 0..=search.tried.len().min(candidates.len()) + ejected {
             let turn = turns.fetch_add(1, Ordering::Relaxed);
             index = self.sequence.at(turn.wrapping_add(self.offset));
-            if request.may_use(&candidates[index]) {
+            if search.may_use(&candidates[index]) {
                 return Some(index);
             }
         }
-        next_untried(candidates, index, request)
+        next_untried(candidates, index, search)
     }
 }
 

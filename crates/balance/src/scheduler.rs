@@ -4,16 +4,17 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use crate::choice::Search;
 use crate::hash::AddressHash;
 use crate::least::{Cost, Least};
 use crate::maglev::Maglev;
 use crate::overflow::{self, Overflow};
 use crate::round_robin::{Predecessor, RoundRobin};
 use crate::sequence::Sequence;
-use crate::shares::{Shares, draw_untried};
+use crate::shares::Shares;
 use crate::source_hash::SourceHash;
 use crate::two_choices::TwoChoices;
-use crate::{Request, SchedulerName, Target};
+use crate::{SchedulerName, Target};
 
 /// A scheduler with what it prepared for one set of candidates. It knows them by index, so it is
 /// valid as long as their addresses, weights and order stay; see [`Scheduler::fits`].
@@ -78,24 +79,24 @@ impl Scheduler {
         old.len() == new.len() && old.iter().map(key).eq(new.iter().map(key))
     }
 
-    /// The index of the candidate to use; none if all were tried. There must be a candidate.
+    /// The index of the candidate to use; none if all are passed over. There must be a candidate.
     pub(crate) fn pick(
         &self,
         candidates: &[Arc<Target>],
         turns: &AtomicU64,
-        request: &Request<'_>,
+        search: &Search<'_>,
         rng: &mut fastrand::Rng,
     ) -> Option<usize> {
         match self {
-            Self::RoundRobin(scheduler) => scheduler.pick(candidates, turns, request),
-            Self::Random(shares) if request.tried.is_empty() => Some(shares.draw(rng)),
-            Self::Random(_) => draw_untried(candidates, None, request, rng),
-            Self::Least(scheduler) => scheduler.pick(candidates, request, rng),
-            Self::TwoChoices(scheduler) => scheduler.pick(candidates, request, rng),
-            Self::SourceHash(scheduler) => scheduler.pick(candidates, request),
-            Self::Maglev(scheduler) => scheduler.pick(candidates, request),
-            Self::Failover => overflow::first(candidates, request),
-            Self::Overflow(scheduler) => scheduler.pick(candidates, request, rng),
+            Self::RoundRobin(scheduler) => scheduler.pick(candidates, turns, search),
+            Self::Random(shares) if search.may_use_all() => Some(shares.draw(rng)),
+            Self::Random(shares) => shares.draw_allowed(candidates, None, search, rng),
+            Self::Least(scheduler) => scheduler.pick(candidates, search, rng),
+            Self::TwoChoices(scheduler) => scheduler.pick(candidates, search, rng),
+            Self::SourceHash(scheduler) => scheduler.pick(candidates, search),
+            Self::Maglev(scheduler) => scheduler.pick(candidates, search),
+            Self::Failover => overflow::first(candidates, search),
+            Self::Overflow(scheduler) => scheduler.pick(candidates, search, rng),
         }
     }
 }

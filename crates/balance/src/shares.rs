@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::{Request, Target};
+use crate::Target;
+use crate::choice::Search;
+use crate::least::LOOKS;
 
 /// The weights of the candidates, ready to be drawn from. Equal ones take no memory.
 ///
@@ -57,6 +59,27 @@ impl Shares {
         self.owner(if slot < slots.start { slot } else { slot + (slots.end - slots.start) })
     }
 
+    /// A candidate that may be used and is not `except`, each as likely as its share. Of many it
+    /// draws until one may be used, since mostly few may not; at most [`LOOKS`] times, and looks at
+    /// all then.
+    pub(crate) fn draw_allowed(
+        &self,
+        candidates: &[Arc<Target>],
+        except: Option<usize>,
+        search: &Search<'_>,
+        rng: &mut fastrand::Rng,
+    ) -> Option<usize> {
+        if candidates.len() > LOOKS {
+            for _ in 0..LOOKS {
+                let index = self.draw(rng);
+                if Some(index) != except && search.may_use(&candidates[index]) {
+                    return Some(index);
+                }
+            }
+        }
+        draw_untried(candidates, except, search, rng)
+    }
+
     fn slots_of(&self, index: usize) -> std::ops::Range<u64> {
         match self {
             Self::Equal(_) => index as u64..index as u64 + 1,
@@ -70,17 +93,17 @@ impl Shares {
 
 /// A candidate that may be used and is not `except`, each as likely as its share.
 ///
-/// Linear in candidates and tries, which is right for what it is there for: the rare unit whose
-/// first endpoint failed.
-pub(crate) fn draw_untried(
+/// Linear in candidates and tries, which is right for what it is there for: few candidates, of
+/// which some are passed over.
+fn draw_untried(
     candidates: &[Arc<Target>],
     except: Option<usize>,
-    request: &Request<'_>,
+    search: &Search<'_>,
     rng: &mut fastrand::Rng,
 ) -> Option<usize> {
     let eligible = || {
         let all = candidates.iter().enumerate();
-        all.filter(|(index, target)| Some(*index) != except && request.may_use(target))
+        all.filter(|(index, target)| Some(*index) != except && search.may_use(target))
     };
     let total: u64 = eligible().map(|(_, target)| target.share()).sum();
     if total == 0 {
@@ -100,11 +123,11 @@ pub(crate) fn draw_untried(
 pub(crate) fn next_untried(
     candidates: &[Arc<Target>],
     start: usize,
-    request: &Request<'_>,
+    search: &Search<'_>,
 ) -> Option<usize> {
     (start..candidates.len())
         .chain(0..start.min(candidates.len()))
-        .find(|&index| request.may_use(&candidates[index]))
+        .find(|&index| search.may_use(&candidates[index]))
 }
 
 #[cfg(test)]
@@ -112,7 +135,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::testing::{request, targets};
+    use crate::testing::{search, targets};
 
     proptest! {
         #[test]
@@ -159,7 +182,7 @@ mod tests {
             let left = (0..candidates.len())
                 .filter(|&i| Some(i) != except && !tried.contains(&candidates[i].address()))
                 .count();
-            match draw_untried(&candidates, except, &request(&tried), &mut rng) {
+            match draw_untried(&candidates, except, &search(&tried), &mut rng) {
                 None => prop_assert_eq!(left, 0),
                 Some(index) => {
                     prop_assert!(Some(index) != except);
@@ -173,8 +196,8 @@ mod tests {
     fn the_next_untried_wraps_around_the_end() {
         let candidates = targets(&[1, 1, 1]);
         let tried = [candidates[2].address(), candidates[0].address()];
-        assert_eq!(next_untried(&candidates, 2, &request(&tried)), Some(1));
-        assert_eq!(next_untried(&candidates, 2, &request(&tried[..1])), Some(0));
-        assert_eq!(next_untried(&candidates[..1], 0, &request(&tried)), None);
+        assert_eq!(next_untried(&candidates, 2, &search(&tried)), Some(1));
+        assert_eq!(next_untried(&candidates, 2, &search(&tried[..1])), Some(0));
+        assert_eq!(next_untried(&candidates[..1], 0, &search(&tried)), None);
     }
 }

@@ -3,9 +3,10 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use crate::Target;
+use crate::choice::Search;
 use crate::hash::AddressHash;
 use crate::shares::{Shares, next_untried};
-use crate::{Request, Target};
 
 /// Sends a client always to the same candidate for as long as the candidates stay the same.
 ///
@@ -32,11 +33,11 @@ impl SourceHash {
         Self { shares: Shares::new(candidates) }
     }
 
-    pub(crate) fn pick(&self, candidates: &[Arc<Target>], request: &Request<'_>) -> Option<usize> {
+    pub(crate) fn pick(&self, candidates: &[Arc<Target>], search: &Search<'_>) -> Option<usize> {
         (0..HASHES)
-            .map(|attempt| self.candidate_of(request.client, attempt))
-            .find(|&index| request.may_use(&candidates[index]))
-            .or_else(|| next_untried(candidates, self.candidate_of(request.client, 0), request))
+            .map(|attempt| self.candidate_of(search.client, attempt))
+            .find(|&index| search.may_use(&candidates[index]))
+            .or_else(|| next_untried(candidates, self.candidate_of(search.client, 0), search))
     }
 
     fn candidate_of(&self, client: IpAddr, attempt: u16) -> usize {
@@ -47,7 +48,7 @@ impl SourceHash {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{client, request, request_of, targets};
+    use crate::testing::{client, search, search_of, targets};
 
     fn counts(weights: &[u16], tried: &[usize], clients: u32) -> Vec<usize> {
         let candidates = targets(weights);
@@ -55,8 +56,8 @@ mod tests {
         let scheduler = SourceHash::new(&candidates);
         let mut counts = vec![0; weights.len()];
         for number in 0..clients {
-            let request = request_of(client(number), &tried);
-            counts[scheduler.pick(&candidates, &request).expect("one is left")] += 1;
+            let search = search_of(client(number), &tried);
+            counts[scheduler.pick(&candidates, &search).expect("one is left")] += 1;
         }
         counts
     }
@@ -67,11 +68,11 @@ mod tests {
         let scheduler = SourceHash::new(&candidates);
         let again = SourceHash::new(&candidates);
         for number in 0..100 {
-            let request = request_of(client(number), &[]);
-            let first = scheduler.pick(&candidates, &request);
+            let search = search_of(client(number), &[]);
+            let first = scheduler.pick(&candidates, &search);
             assert!(first.is_some());
-            assert_eq!(scheduler.pick(&candidates, &request), first);
-            assert_eq!(again.pick(&candidates, &request), first);
+            assert_eq!(scheduler.pick(&candidates, &search), first);
+            assert_eq!(again.pick(&candidates, &search), first);
         }
     }
 
@@ -105,6 +106,6 @@ mod tests {
     fn nothing_is_left_when_all_were_tried() {
         let candidates = targets(&[1, 1]);
         let tried: Vec<_> = candidates.iter().map(|target| target.address()).collect();
-        assert_eq!(SourceHash::new(&candidates).pick(&candidates, &request(&tried)), None);
+        assert_eq!(SourceHash::new(&candidates).pick(&candidates, &search(&tried)), None);
     }
 }

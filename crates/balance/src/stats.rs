@@ -7,7 +7,7 @@
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::Histogram;
+use crate::{Fault, Histogram};
 
 /// A total since start, which only grows.
 #[derive(Debug, Default)]
@@ -120,7 +120,7 @@ impl ReplayReason {
 /// Why a dial to an endpoint failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ConnectFailure {
-    /// Reset in answer to the SYN: nobody listens.
+    /// Reset in answer to the SYN, as nobody listens, or as soon as it was accepted.
     Refused,
     /// No answer in time.
     TimedOut,
@@ -137,7 +137,7 @@ impl ConnectFailure {
     /// What the error of a dial counts as.
     pub fn of(error: io::ErrorKind) -> Self {
         match error {
-            io::ErrorKind::ConnectionRefused => Self::Refused,
+            io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => Self::Refused,
             io::ErrorKind::TimedOut => Self::TimedOut,
             io::ErrorKind::HostUnreachable
             | io::ErrorKind::NetworkUnreachable
@@ -195,6 +195,10 @@ pub struct TargetStats {
     pub streams: Counter,
     /// Failed dials; see [`ConnectFailure::index`].
     pub failures: [Counter; ConnectFailure::ALL.len()],
+    /// Faults, counted even where nobody is ejected for them; see [`Fault::index`].
+    pub faults: [Counter; Fault::ALL.len()],
+    /// Times it was ejected.
+    pub ejections: Counter,
     /// Ended gRPC streams by `grpc-status` 0 to 16; the last counts other and absent ones. See
     /// [`TargetStats::grpc_response`].
     pub grpc_responses: [Counter; 18],
@@ -226,6 +230,9 @@ mod tests {
         for (index, failure) in ConnectFailure::ALL.into_iter().enumerate() {
             assert_eq!(failure.index(), index);
         }
+        for (index, fault) in Fault::ALL.into_iter().enumerate() {
+            assert_eq!(fault.index(), index);
+        }
     }
 
     #[test]
@@ -252,6 +259,7 @@ mod tests {
     fn errors_of_a_dial_are_told_apart() {
         for (kind, failure) in [
             (io::ErrorKind::ConnectionRefused, ConnectFailure::Refused),
+            (io::ErrorKind::ConnectionReset, ConnectFailure::Refused),
             (io::ErrorKind::TimedOut, ConnectFailure::TimedOut),
             (io::ErrorKind::HostUnreachable, ConnectFailure::Unreachable),
             (io::ErrorKind::NetworkUnreachable, ConnectFailure::Unreachable),

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use streamvs_table::Endpoint;
 
+use crate::ejection::{Ejected, Health, nanoseconds};
 use crate::{TargetStats, Unit};
 
 /// An endpoint of one ServicePort with its load and statistics, shared by all workers.
@@ -58,15 +59,39 @@ impl Target {
         ((units >> CONNECTION_SHIFT) as u32).saturating_add(units as u32)
     }
 
-    /// The totals, to be counted into. The first call for an address allocates them (208 bytes):
-    /// most of the endpoints a node knows never get traffic from it.
+    /// The totals, to be counted into. The first call for an address allocates them, with its
+    /// health (288 bytes): most of the endpoints a node knows never get traffic from it.
     pub fn stats(&self) -> &TargetStats {
-        self.ledger.stats.get_or_init(Box::default)
+        &self.record().stats
     }
 
     /// The totals if anything was ever counted, to be read without allocating.
     pub fn recorded_stats(&self) -> Option<&TargetStats> {
-        self.ledger.stats.get().map(Box::as_ref)
+        self.ledger.record.get().map(|record| &record.stats)
+    }
+
+    /// The endpoint has answered: the faults before count no more. A load, unless there were any.
+    pub fn answered(&self) {
+        if let Some(record) = self.ledger.record.get() {
+            record.health.answered();
+        }
+    }
+
+    /// Picks pass over it, as far as there are others.
+    pub fn is_ejected(&self) -> bool {
+        self.ledger.record.get().is_some_and(|record| record.health.is_ejected())
+    }
+
+    /// How it is ejected at `now`. None: it is in use, or is from the next pick on.
+    pub fn ejection(&self, now: Instant) -> Option<Ejected> {
+        let (until, fault) = self.ledger.record.get()?.health.ejected_until()?;
+        let remaining = until.checked_sub(self.age(now)).filter(|remaining| *remaining > 0)?;
+        Some(Ejected { remaining: Duration::from_nanos(remaining), fault })
+    }
+
+    /// Its faults since its last answer.
+    pub fn consecutive_faults(&self) -> u32 {
+        self.ledger.record.get().map_or(0, |record| record.health.faults())
     }
 
     /// When the address left the usable set; none while it is in it, or never was. Says so on old
@@ -97,8 +122,38 @@ impl Target {
         self.ledger.retire(now);
     }
 
-    pub(crate) fn reinstate(&self) {
+    /// It is usable again. That is news of it: what was held against it before counts no more.
+    pub(crate) fn reinstate(&self, now: Instant) {
         self.ledger.retired.store(NOT_RETIRED, Ordering::Relaxed);
+        if self.is_ejected() {
+            self.readmit(now);
+        }
+    }
+
+    /// Its ejection ends.
+    pub(crate) fn readmit(&self, now: Instant) {
+        self.health().readmit(self.age(now));
+    }
+
+    /// When its ejection ends, if it is ejected.
+    pub(crate) fn returns_at(&self) -> Option<Instant> {
+        let (until, _) = self.ledger.record.get()?.health.ejected_until()?;
+        // A time beyond the clock's end is never.
+        self.ledger.born.checked_add(Duration::from_nanos(until))
+    }
+
+    /// Allocates as [`Target::stats`] does.
+    pub(crate) fn health(&self) -> &Health {
+        &self.record().health
+    }
+
+    /// Nanoseconds since the address was first seen.
+    pub(crate) fn age(&self, at: Instant) -> u64 {
+        nanoseconds(at.saturating_duration_since(self.ledger.born))
+    }
+
+    fn record(&self) -> &Record {
+        self.ledger.record.get_or_init(Box::default)
     }
 
     /// Both count in the same ledger.
@@ -136,7 +191,14 @@ struct Ledger {
     born: Instant,
     /// Nanoseconds from `born` to the retirement, plus one; [`NOT_RETIRED`] for none.
     retired: AtomicU64,
-    stats: OnceLock<Box<TargetStats>>,
+    record: OnceLock<Box<Record>>,
+}
+
+/// What is written down about an address from its first use on.
+#[derive(Debug, Default)]
+struct Record {
+    stats: TargetStats,
+    health: Health,
 }
 
 impl Ledger {
@@ -145,13 +207,12 @@ impl Ledger {
             units: AtomicU64::new(0),
             born: now,
             retired: AtomicU64::new(NOT_RETIRED),
-            stats: OnceLock::new(),
+            record: OnceLock::new(),
         }
     }
 
     fn retire(&self, now: Instant) {
-        let age = now.saturating_duration_since(self.born).as_nanos();
-        let age = u64::try_from(age).unwrap_or(u64::MAX - 1);
+        let age = nanoseconds(now.saturating_duration_since(self.born));
         self.retired.store(age.saturating_add(1), Ordering::Relaxed);
     }
 
@@ -202,7 +263,7 @@ mod tests {
             target.retire(now);
             assert_eq!(target.retired_at(), Some(now));
         }
-        target.reinstate();
+        target.reinstate(start());
         assert_eq!(target.retired_at(), None);
     }
 
@@ -219,7 +280,7 @@ mod tests {
         // Two counts stand before the value in an Arc.
         let counts = 2 * size_of::<usize>();
         assert!(size_of::<Ledger>() + counts <= 64, "{}", size_of::<Ledger>());
-        assert!(size_of::<TargetStats>() <= 208, "{}", size_of::<TargetStats>());
+        assert!(size_of::<Record>() <= 288, "{}", size_of::<Record>());
         assert!(size_of::<Target>() + counts <= 112, "{}", size_of::<Target>());
     }
 }

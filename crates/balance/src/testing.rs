@@ -9,6 +9,7 @@ use streamvs_table::{
     ServicePort, ServicePortName, Snapshot, TrafficPolicy, Usability,
 };
 
+use crate::choice::Search;
 use crate::{Choice, Plan, Request, SchedulerName, Target, Unit, VirtualServer};
 
 /// One instant for all tests: they count from there.
@@ -68,6 +69,15 @@ pub(crate) fn request(tried: &[SocketAddr]) -> Request<'_> {
 
 pub(crate) fn request_of(client: IpAddr, tried: &[SocketAddr]) -> Request<'_> {
     Request { client, policy: TrafficPolicy::Cluster, unit: Unit::Stream, now: start(), tried }
+}
+
+/// What a scheduler goes by.
+pub(crate) fn search(tried: &[SocketAddr]) -> Search<'_> {
+    search_of(client(0), tried)
+}
+
+pub(crate) fn search_of(client: IpAddr, tried: &[SocketAddr]) -> Search<'_> {
+    Search { client, tried, skips_ejected: false }
 }
 
 /// `shop/<name>:<port>`, of IPv4, at the ClusterIP 198.51.100.x the name's last byte gives.

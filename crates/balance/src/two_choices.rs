@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use crate::Target;
+use crate::choice::Search;
 use crate::least::{Cost, compare};
-use crate::shares::{Shares, draw_untried};
-use crate::{Request, Target};
+use crate::shares::Shares;
 
 /// Draws two different candidates by weight and takes the one with less outstanding for its
 /// weight; the first where they are even.
@@ -26,16 +27,16 @@ impl TwoChoices {
     pub(crate) fn pick(
         &self,
         candidates: &[Arc<Target>],
-        request: &Request<'_>,
+        search: &Search<'_>,
         rng: &mut fastrand::Rng,
     ) -> Option<usize> {
-        let (first, second) = if request.tried.is_empty() {
+        let (first, second) = if search.may_use_all() {
             let first = self.shares.draw(rng);
             let second = (candidates.len() > 1).then(|| self.shares.draw_other(first, rng));
             (first, second)
         } else {
-            let first = draw_untried(candidates, None, request, rng)?;
-            (first, draw_untried(candidates, Some(first), request, rng))
+            let first = self.shares.draw_allowed(candidates, None, search, rng)?;
+            (first, self.shares.draw_allowed(candidates, Some(first), search, rng))
         };
         let cost = |index: usize| Cost::PerWeight.of(&candidates[index]);
         match second {
@@ -49,7 +50,7 @@ impl TwoChoices {
 mod tests {
     use super::*;
     use crate::Unit;
-    use crate::testing::{hold, request, targets};
+    use crate::testing::{hold, search, targets};
 
     fn counts(weights: &[u16], outstanding: &[usize], picks: usize) -> Vec<usize> {
         let candidates = targets(weights);
@@ -62,7 +63,7 @@ mod tests {
         let mut rng = fastrand::Rng::with_seed(7);
         let mut counts = vec![0; weights.len()];
         for _ in 0..picks {
-            let index = scheduler.pick(&candidates, &request(&[]), &mut rng);
+            let index = scheduler.pick(&candidates, &search(&[]), &mut rng);
             counts[index.expect("there are candidates")] += 1;
         }
         counts
@@ -100,9 +101,9 @@ mod tests {
         let mut rng = fastrand::Rng::with_seed(7);
         let tried = [candidates[0].address(), candidates[2].address()];
         for _ in 0..50 {
-            assert_eq!(scheduler.pick(&candidates, &request(&tried), &mut rng), Some(1));
+            assert_eq!(scheduler.pick(&candidates, &search(&tried), &mut rng), Some(1));
         }
         let all: Vec<_> = candidates.iter().map(|target| target.address()).collect();
-        assert_eq!(scheduler.pick(&candidates, &request(&all), &mut rng), None);
+        assert_eq!(scheduler.pick(&candidates, &search(&all), &mut rng), None);
     }
 }

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use streamvs_table::{Endpoint, Family, PerPolicy, ServicePort, TrafficPolicy};
 
 use crate::affinity::Affinity;
+use crate::choice::Search;
+use crate::ejection::{self, Ejecting, Fault, Roster};
 use crate::scheduler::{Scheduler, arrange};
 use crate::{Choice, Request, SchedulerName, ServiceStats, Target, Unit};
 
@@ -30,14 +32,25 @@ pub struct VirtualServer {
     /// None under a policy that is not in use.
     lists: PerPolicy<Option<List>>,
     affinity: Option<(Arc<Affinity>, Duration)>,
+    /// None: nobody is ejected.
+    ejecting: Option<Arc<Ejecting>>,
     lasting: Arc<Lasting>,
+}
+
+/// What a virtual server shares with others, or with its other generations.
+#[derive(Clone, Debug)]
+pub(crate) struct Common {
+    /// Of the node's order of its endpoints.
+    pub(crate) seed: u64,
+    /// None: nobody is ejected.
+    pub(crate) ejecting: Option<Arc<Ejecting>>,
 }
 
 /// The endpoints that are used under one policy.
 #[derive(Debug)]
 struct List {
     /// In the scheduler's order.
-    usable: Box<[Arc<Target>]>,
+    usable: Arc<[Arc<Target>]>,
     /// The first so many of `usable` take new units.
     candidate_count: usize,
     /// Shared while the candidates stay the same.
@@ -45,26 +58,31 @@ struct List {
 }
 
 /// What a virtual server keeps over all generations and schedulers.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Lasting {
     stats: ServiceStats,
     /// Turns taken by `rr` and `wrr`.
     turns: PerPolicy<AtomicU64>,
+    roster: Roster,
 }
 
 impl VirtualServer {
     /// The virtual server of the next generation. `previous` is the same one's in this generation:
-    /// its endpoints that are no longer usable retire now. `seed` is the same in each generation.
+    /// its endpoints that are no longer usable retire now. What is
+    /// `common` is the same in each generation.
     pub(crate) fn new(
         service: &Arc<ServicePort>,
         family: Family,
         name: SchedulerName,
         previous: Option<&Self>,
-        seed: u64,
+        common: &Common,
         now: Instant,
     ) -> Self {
         let targets = carry_over(previous, service, family, now);
-        let lasting = previous.map_or_else(Arc::default, |previous| Arc::clone(&previous.lasting));
+        let lasting = match previous {
+            Some(previous) => Arc::clone(&previous.lasting),
+            None => Arc::new(Lasting::new(now)),
+        };
         let lists = PerPolicy::from_fn(|policy| {
             service.uses(policy).then(|| {
                 let of_policy = |target: &&Arc<Target>| target.endpoint().usable(policy);
@@ -73,15 +91,23 @@ impl VirtualServer {
                     let list = previous.lists.get(policy).as_ref()?;
                     Some((list, previous.name == name))
                 });
-                List::new(usable, name, previous, lasting.turns.get(policy), seed)
+                List::new(usable, name, previous, lasting.turns.get(policy), common.seed)
             })
         });
+        if let Some(ejecting) = &common.ejecting {
+            let candidates = PerPolicy::from_fn(|policy| {
+                lists.get(policy).as_ref().map_or_else(|| [].into(), List::share_candidates)
+            });
+            lasting.roster.renew(ejecting, &service.name, candidates, now);
+        }
         let affinity = service.affinity.map(|timeout| {
             let carried = previous.and_then(|previous| previous.affinity.as_ref());
             let carried = carried.map(|(affinity, _)| Arc::clone(affinity));
             (carried.unwrap_or_else(|| Arc::new(Affinity::new())), timeout)
         });
-        Self { service: Arc::clone(service), family, name, targets, lists, affinity, lasting }
+        let ejecting = common.ejecting.clone();
+        let service = Arc::clone(service);
+        Self { service, family, name, targets, lists, affinity, ejecting, lasting }
     }
 
     /// The ServicePort, of the generation that last changed it.
@@ -119,17 +145,59 @@ impl VirtualServer {
 
     /// Picks an endpoint for a connection or stream and counts it there from now on.
     ///
-    /// None: no usable endpoint outside `request.tried` takes new units.
+    /// None: no usable endpoint outside `request.tried` takes new units. Ejected ones are passed
+    /// over while there are others.
     ///
-    /// O(1), or bounded by 64 looks, while nothing was tried; linear in the endpoints for a unit
-    /// that failed before. Nothing is allocated, but for the memory of a client not seen before
+    /// O(1), or bounded by 64 looks, while nothing was tried and few are ejected; linear in the
+    /// endpoints for a unit that failed before. Nothing is allocated, but for the memory of a client not seen before
     /// under sessionAffinity.
     pub fn pick(&self, request: &Request<'_>, rng: &mut fastrand::Rng) -> Option<Choice> {
-        let target = match &self.affinity {
-            None => self.schedule(request, rng)?,
-            Some((affinity, timeout)) => self.pick_bound(affinity, *timeout, request, rng)?,
+        let target = match self.passes_over_ejected(request.now) {
+            false => self.find(request, false, rng)?,
+            true => self.find(request, true, rng).or_else(|| self.find(request, false, rng))?,
         };
         Some(Choice::new(Arc::clone(target), request.unit))
+    }
+
+    /// Takes note of a fault of one of its endpoints, of this generation or an earlier one, at the
+    /// time `at`: once as many came in a row as the policy says, the endpoint is ejected, if enough
+    /// others stay in use. Faults of one instant count as one.
+    ///
+    /// Takes no lock but for an ejection, and waits for none.
+    pub fn fault(&self, target: &Target, fault: Fault, at: Instant) {
+        target.stats().faults[fault.index()].inc();
+        let Some(ejecting) = &self.ejecting else {
+            return;
+        };
+        let count = target.health().fault(fault, target.age(at));
+        if count >= ejecting.policy.consecutive_faults {
+            self.lasting.roster.eject(target, ejecting, &self.service.name, at);
+        }
+    }
+
+    /// Some candidate may be ejected at `now`. Lets those return whose time is up.
+    fn passes_over_ejected(&self, now: Instant) -> bool {
+        let roster = &self.lasting.roster;
+        if roster.is_clear() {
+            return false;
+        }
+        if let Some(ejecting) = &self.ejecting {
+            roster.let_return(ejecting, &self.service.name, now);
+        }
+        !roster.is_clear()
+    }
+
+    fn find(
+        &self,
+        request: &Request<'_>,
+        skips_ejected: bool,
+        rng: &mut fastrand::Rng,
+    ) -> Option<&Arc<Target>> {
+        let search = Search::new(request, skips_ejected);
+        match &self.affinity {
+            None => self.schedule(request, &search, rng),
+            Some((affinity, timeout)) => self.find_bound(affinity, *timeout, request, &search, rng),
+        }
     }
 
     /// Counts a unit that another process began at the endpoint with this address, whether or not
@@ -139,30 +207,37 @@ impl VirtualServer {
         Some(Choice::new(Arc::clone(&self.targets[index]), unit))
     }
 
-    fn schedule(&self, request: &Request<'_>, rng: &mut fastrand::Rng) -> Option<&Arc<Target>> {
+    fn schedule(
+        &self,
+        request: &Request<'_>,
+        search: &Search<'_>,
+        rng: &mut fastrand::Rng,
+    ) -> Option<&Arc<Target>> {
         let list = self.lists.get(request.policy).as_ref()?;
         let candidates = list.candidates();
         if candidates.is_empty() {
             return None;
         }
         let turns = self.lasting.turns.get(request.policy);
-        let index = list.scheduler.pick(candidates, turns, request, rng)?;
+        let index = list.scheduler.pick(candidates, turns, search, rng)?;
         Some(&candidates[index])
     }
 
-    /// Streams are bound to their client's endpoint just as connections are.
-    fn pick_bound(
+    /// Streams are bound to their client's endpoint just as connections are. A client whose endpoint
+    /// is ejected is bound to another one, and stays there, as if the endpoint had been removed.
+    fn find_bound(
         &self,
         affinity: &Affinity,
         timeout: Duration,
         request: &Request<'_>,
+        search: &Search<'_>,
         rng: &mut fastrand::Rng,
     ) -> Option<&Arc<Target>> {
         let Request { client, policy, now, .. } = *request;
         let usable =
-            |address| self.candidate(address, policy).filter(|target| request.may_use(target));
+            |address| self.candidate(address, policy).filter(|target| search.may_use(target));
         affinity.recall(client, now, timeout, usable).or_else(|| {
-            let picked = self.schedule(request, rng)?;
+            let picked = self.schedule(request, search, rng)?;
             Some(affinity.bind(client, now, timeout, usable, (picked.address(), picked)))
         })
     }
@@ -184,11 +259,21 @@ impl VirtualServer {
     }
 }
 
+impl Lasting {
+    fn new(now: Instant) -> Self {
+        Self {
+            stats: ServiceStats::default(),
+            turns: PerPolicy::default(),
+            roster: Roster::new(now),
+        }
+    }
+}
+
 impl List {
     /// `previous` is the same policy's list of the generation before, and whether it was under the
     /// same scheduler.
     fn new(
-        mut usable: Box<[Arc<Target>]>,
+        mut usable: Vec<Arc<Target>>,
         name: SchedulerName,
         previous: Option<(&Self, bool)>,
         turns: &AtomicU64,
@@ -205,7 +290,15 @@ impl List {
                 Arc::new(Scheduler::new(name, candidates, turns, predecessor, seed))
             }
         };
-        Self { usable, candidate_count, scheduler }
+        Self { usable: usable.into(), candidate_count, scheduler }
+    }
+
+    /// The candidates, for who keeps them.
+    fn share_candidates(&self) -> ejection::List {
+        match self.candidate_count == self.usable.len() {
+            true => Arc::clone(&self.usable),
+            false => self.candidates().into(),
+        }
     }
 
     /// The endpoints that take new units.
@@ -243,7 +336,7 @@ fn carry_over(
             };
             match (was_used(target), service.may_use(endpoint)) {
                 (true, false) => target.retire(now),
-                (false, true) => target.reinstate(),
+                (false, true) => target.reinstate(now),
                 (true, true) | (false, false) => {}
             }
             if target.endpoint() == endpoint {

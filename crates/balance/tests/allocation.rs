@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use streamvs_balance::{Plan, Request, SchedulerName, Unit, VirtualServer};
+use streamvs_balance::{EjectionPolicy, Fault, Plan, Request, SchedulerName, Unit, VirtualServer};
 use streamvs_table::{
     Disposition, Endpoint, PerFamily, PerPolicy, Protocol, ProtocolHint, ServiceName, ServicePort,
     ServicePortName, Snapshot, TrafficPolicy, Usability,
@@ -105,7 +105,8 @@ fn virtual_server(
         reasons: Default::default(),
     };
     let (snapshot, _) = Snapshot::new(1, vec![Arc::new(service)]);
-    let (plan, _) = Plan::seeded(1).next(Arc::new(snapshot), name, Instant::now());
+    let plan = Plan::seeded(1).ejecting(EjectionPolicy::default(), Arc::new(|_| {}));
+    let (plan, _) = plan.next(Arc::new(snapshot), name, Instant::now());
     let found = plan.virtual_servers().next();
     Arc::clone(found.expect("one Service was planned"))
 }
@@ -157,6 +158,51 @@ fn no_scheduler_allocates_for_a_pick() {
     }
 }
 
+/// Ejects every second endpoint.
+fn eject_half(server: &VirtualServer) {
+    let now = Instant::now();
+    for target in server.targets().iter().step_by(2) {
+        for fault in 0..5 {
+            server.fault(target, Fault::DialFailed, now + Duration::from_nanos(fault));
+        }
+    }
+}
+
+#[test]
+fn no_scheduler_allocates_while_half_of_the_endpoints_are_ejected() {
+    let mut rng = fastrand::Rng::with_seed(1);
+    for &name in SchedulerName::ALL {
+        for endpoints in [2, 3, 64, 65, 1000] {
+            let server = virtual_server(name, endpoints, None);
+            eject_half(&server);
+            let ejected = server.targets().iter().filter(|target| target.is_ejected()).count();
+            assert_eq!(ejected, usize::from(endpoints) / 2, "{name}");
+            for tried in [&[][..], &[address(0)], &[address(2), address(1)]] {
+                let allocations = pick_for_all(&server, tried, &mut rng);
+                assert_eq!(allocations, 0, "{name}, {endpoints} endpoints");
+            }
+        }
+    }
+}
+
+#[test]
+fn faults_and_answers_of_an_endpoint_in_use_cost_no_allocation() {
+    let server = virtual_server(SchedulerName::Rr, 3, None);
+    let target = &server.targets()[0];
+    target.stats().streams.inc();
+    let now = Instant::now();
+    let allocations = allocations_of(|| {
+        for fault in 0..100 {
+            server.fault(target, Fault::Unavailable, now + Duration::from_nanos(fault));
+            if fault % 7 == 0 {
+                target.answered();
+            }
+        }
+    });
+    assert!(target.is_ejected());
+    assert_eq!(allocations, 0);
+}
+
 #[test]
 fn a_known_client_under_affinity_costs_no_allocation() {
     let mut rng = fastrand::Rng::with_seed(1);
@@ -166,4 +212,6 @@ fn a_known_client_under_affinity_costs_no_allocation() {
     assert!(first < u64::from(CLIENTS), "which grows in steps: {first}");
     assert_eq!(pick_for_all(&server, &[], &mut rng), 0);
     assert_eq!(pick_for_all(&server, &[address(0)], &mut rng), 0);
+    eject_half(&server);
+    assert_eq!(pick_for_all(&server, &[], &mut rng), 0);
 }

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::Unit;
-use crate::testing::{hold, request, targets};
+use crate::testing::{hold, search, targets};
 
 /// The formulas as they are documented, in fractions the machine cannot round: the weights used
 /// here all divide 5040.
@@ -62,7 +62,7 @@ proptest! {
         let scheduler = Least::new(cost, &candidates);
         let mut rng = fastrand::Rng::with_seed(seed);
         for _ in 0..10 {
-            match scheduler.pick(&candidates, &request(&tried), &mut rng) {
+            match scheduler.pick(&candidates, &search(&tried), &mut rng) {
                 Some(index) => prop_assert!(cheapest.contains(&index), "{index} of {cheapest:?}"),
                 None => prop_assert!(cheapest.is_empty()),
             }
@@ -79,7 +79,7 @@ fn ties_break_by_chance_and_evenly() {
         let scheduler = Least::new(cost, &candidates);
         let mut counts = [0usize; 5];
         for _ in 0..4000 {
-            let picked = scheduler.pick(&candidates, &request(&[]), &mut rng);
+            let picked = scheduler.pick(&candidates, &search(&[]), &mut rng);
             counts[picked.expect("there are candidates")] += 1;
         }
         assert_eq!(counts[1], 0, "{cost:?}");
@@ -95,7 +95,7 @@ fn an_idle_one_of_any_weight_comes_first_under_nq_only() {
     let candidates = targets(&[10, 1]);
     let _busy = hold(&candidates[0], 1, Unit::Stream);
     let mut rng = fastrand::Rng::with_seed(3);
-    let mut pick = |cost| Least::new(cost, &candidates).pick(&candidates, &request(&[]), &mut rng);
+    let mut pick = |cost| Least::new(cost, &candidates).pick(&candidates, &search(&[]), &mut rng);
     assert_eq!(pick(Cost::IdleFirst), Some(1));
     assert_eq!(pick(Cost::ExpectedDelay), Some(0));
     assert_eq!(pick(Cost::PerWeight), Some(1));
@@ -114,7 +114,7 @@ fn of_many_candidates_the_pick_is_among_the_least_loaded() {
     let mut rng = fastrand::Rng::with_seed(3);
     let picks = 2000;
     let low = (0..picks)
-        .filter_map(|_| scheduler.pick(&candidates, &request(&[]), &mut rng))
+        .filter_map(|_| scheduler.pick(&candidates, &search(&[]), &mut rng))
         .filter(|&index| index < 30)
         .count();
     // 30 of 500 are 6 %: 98.1 % of picks, with 4 sigma of 2000 to either side.
@@ -128,6 +128,6 @@ fn of_many_candidates_the_only_untried_one_is_found() {
     let mut rng = fastrand::Rng::with_seed(3);
     for cost in [Cost::Outstanding, Cost::IdleFirst] {
         let scheduler = Least::new(cost, &candidates);
-        assert_eq!(scheduler.pick(&candidates, &request(&tried), &mut rng), Some(0));
+        assert_eq!(scheduler.pick(&candidates, &search(&tried), &mut rng), Some(0));
     }
 }

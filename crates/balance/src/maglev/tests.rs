@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::SchedulerName;
 use crate::scheduler::arrange;
-use crate::testing::{client, request_of, targets};
+use crate::testing::{client, search_of, targets};
 
 const CLIENTS: u32 = 20_000;
 
@@ -13,7 +13,7 @@ const CLIENTS: u32 = 20_000;
 fn homes(candidates: &[Arc<Target>]) -> Vec<std::net::SocketAddr> {
     let table = Maglev::new(candidates);
     let home = |number| {
-        let index = table.pick(candidates, &request_of(client(number), &[]));
+        let index = table.pick(candidates, &search_of(client(number), &[]));
         candidates[index.expect("there are candidates")].address()
     };
     (0..CLIENTS).map(home).collect()
@@ -84,7 +84,7 @@ fn the_table_is_the_kernel_primes_and_small_for_small_services() {
 fn known_clients_keep_their_endpoint() {
     let candidates = targets(&[1; 5]);
     let table = Maglev::new(&candidates);
-    let home = |number| table.pick(&candidates, &request_of(client(number), &[]));
+    let home = |number| table.pick(&candidates, &search_of(client(number), &[]));
     let homes: Vec<_> = (0..12).filter_map(home).collect();
     assert_eq!(homes, [1, 2, 3, 4, 4, 2, 1, 4, 1, 4, 2, 4]);
 }
@@ -96,8 +96,8 @@ fn clients_of_a_failed_endpoint_go_to_several_others() {
     let tried = [candidates[2].address()];
     let mut gained = [0; 6];
     for number in 0..CLIENTS {
-        let home = table.pick(&candidates, &request_of(client(number), &[]));
-        let next = table.pick(&candidates, &request_of(client(number), &tried));
+        let home = table.pick(&candidates, &search_of(client(number), &[]));
+        let next = table.pick(&candidates, &search_of(client(number), &tried));
         if home == Some(2) {
             gained[next.expect("five are left")] += 1;
         } else {
@@ -114,10 +114,10 @@ fn the_last_untried_endpoint_is_found() {
     let tried: Vec<_> = candidates[1..].iter().map(|target| target.address()).collect();
     let table = Maglev::new(&candidates);
     for number in 0..50 {
-        assert_eq!(table.pick(&candidates, &request_of(client(number), &tried)), Some(0));
+        assert_eq!(table.pick(&candidates, &search_of(client(number), &tried)), Some(0));
     }
     let all: Vec<_> = candidates.iter().map(|target| target.address()).collect();
-    assert_eq!(table.pick(&candidates, &request_of(client(0), &all)), None);
+    assert_eq!(table.pick(&candidates, &search_of(client(0), &all)), None);
 }
 
 proptest! {

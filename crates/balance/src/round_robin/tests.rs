@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicUsize;
 use proptest::prelude::*;
 
 use super::*;
-use crate::testing::{request, targets};
+use crate::testing::{search, targets};
 
 struct Rotation {
     candidates: Vec<Arc<Target>>,
@@ -24,7 +24,7 @@ impl Rotation {
 
     fn pick(&self, tried: &[usize]) -> Option<usize> {
         let tried: Vec<_> = tried.iter().map(|&i| self.candidates[i].address()).collect();
-        self.scheduler.pick(&self.candidates, &self.turns, &request(&tried))
+        self.scheduler.pick(&self.candidates, &self.turns, &search(&tried))
     }
 
     /// The next generation, with the candidates of these old indexes, in this order.

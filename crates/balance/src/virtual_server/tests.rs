@@ -13,6 +13,7 @@ use crate::testing::{
 use crate::{Plan, Unit};
 
 mod affinity;
+mod ejection;
 mod generations;
 
 fn rng() -> fastrand::Rng {
