@@ -39,7 +39,9 @@ pub(crate) async fn serve(shared: Open, socket: TcpStream, client: SocketAddr, h
         }
         Some(Begun::Plain(plain)) => {
             let Plain { downstream, upstream, early } = *plain;
-            let departure = tcp::relay(&shared.worker, downstream, upstream, early).await;
+            let opinion = record.opinion();
+            let relay = tcp::relay(&shared.worker, downstream, upstream, early, opinion);
+            let departure = relay.await;
             shared.departing.relayed(record, departure);
         }
         None => {}

@@ -9,9 +9,10 @@ use std::fmt;
 use std::future::pending;
 use std::io;
 use std::pin::Pin;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
+use streamvs_balance::Fault;
 use streamvs_detect::{FirstBytes, Protocol};
 use streamvs_relay::connect::{Dialled, Dialler, NoEndpoint};
 use streamvs_relay::socket::read_once;
@@ -112,6 +113,17 @@ impl Upstream {
         }
     }
 
+    /// Holds it against the endpoint if it failed and had not said anything.
+    fn blame(&self, worker: &Worker, route: &Route, failure: Failure, said: &[u8]) -> Failure {
+        if let (Failure::Upstream(_), Self::Connected(dialled)) = (&failure, self)
+            && said.is_empty()
+            && let Some(server) = route.server(worker)
+        {
+            server.fault(dialled.choice.target(), Fault::LostBeforeReply, Instant::now());
+        }
+        failure
+    }
+
     /// The next thing that happens on the endpoint's side. Cancel safe.
     async fn event(
         &mut self,
@@ -176,11 +188,14 @@ pub(crate) async fn open(
                 readable.map_err(Failure::Downstream)?;
             }
             event = upstream.event(worker, route, first.endpoint_settled()) => {
-                let Event::Readable = event? else { continue };
+                let blame = |failure| upstream.blame(worker, route, failure, &from_endpoint);
+                let Event::Readable = event.map_err(blame)? else { continue };
                 let Upstream::Connected(dialled) = &upstream else { continue };
-                match read(worker, &dialled.socket, &mut from_endpoint)
-                    .map_err(Failure::Upstream)?
-                {
+                let heard = read(worker, &dialled.socket, &mut from_endpoint);
+                let blame = |error| {
+                    upstream.blame(worker, route, Failure::Upstream(error), &from_endpoint)
+                };
+                match heard.map_err(blame)? {
                     Read::Bytes(start) => {
                         if let Some(protocol) = first.endpoint(&from_endpoint[start..]) {
                             break protocol;

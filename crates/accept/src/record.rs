@@ -127,6 +127,12 @@ impl Record {
         self.choice = Some(choice);
     }
 
+    /// Whom a plain connection speaks for or against.
+    pub(crate) fn opinion(&self) -> Option<tcp::Opinion> {
+        let target = Arc::clone(self.choice.as_ref()?.target());
+        Some(tcp::Opinion { server: Arc::clone(&self.server), target })
+    }
+
     /// It got no endpoint.
     pub(crate) fn failed(&mut self, failure: Failure) {
         if let Failure::NoEndpoint(_) = failure {

@@ -5,13 +5,13 @@ use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::libc::MSG_NOSIGNAL;
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
-use streamvs_balance::{Choice, ConnectFailure, Unit};
+use streamvs_balance::{Choice, ConnectFailure, Fault, Unit};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
@@ -79,12 +79,27 @@ pub struct DialError {
     pub failure: ConnectFailure,
     /// What the kernel said.
     pub source: io::Error,
+    /// What that says of the endpoint.
+    pub fault: Option<Fault>,
+    /// When it failed.
+    pub at: Instant,
 }
 
 impl DialError {
     fn new(source: io::Error) -> Self {
         let failure = ConnectFailure::of(source.kind());
-        Self { failure, source }
+        Self { failure, source, fault: dial_fault(failure), at: Instant::now() }
+    }
+}
+
+/// What a failed dial says of the endpoint: nothing where there is no local port left, or something
+/// else of ours is to blame.
+pub(crate) fn dial_fault(failure: ConnectFailure) -> Option<Fault> {
+    match failure {
+        ConnectFailure::Refused | ConnectFailure::TimedOut | ConnectFailure::Unreachable => {
+            Some(Fault::DialFailed)
+        }
+        ConnectFailure::Other => None,
     }
 }
 
@@ -252,7 +267,7 @@ impl Dialler {
                             Attempt { choice, leg, dial }
                         }
                         Err(error) => {
-                            self.failed(route, &choice, DialError::new(error));
+                            self.failed(worker, route, &choice, DialError::new(error));
                             continue;
                         }
                     }
@@ -274,13 +289,16 @@ impl Dialler {
                     let sent_count = speak(&socket, first).unwrap_or(0);
                     return Ok(Dialled { socket, choice, leg, sent_count });
                 }
-                Err(error) => self.failed(route, &choice, error),
+                Err(error) => self.failed(worker, route, &choice, error),
             }
         }
     }
 
-    fn failed(&mut self, route: &Route, choice: &Choice, error: DialError) {
+    fn failed(&mut self, worker: &Worker, route: &Route, choice: &Choice, error: DialError) {
         choice.target().stats().failures[error.failure.index()].inc();
+        if let (Some(fault), Some(server)) = (error.fault, route.server(worker)) {
+            server.fault(choice.target(), fault, error.at);
+        }
         tracing::debug!(
             original_dst = %route.address(),
             endpoint = %choice.address(),

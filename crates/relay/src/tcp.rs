@@ -8,6 +8,7 @@
 
 mod direction;
 mod idle;
+mod opinion;
 mod pace;
 mod pipe;
 mod suspend;
@@ -25,6 +26,8 @@ use crate::connect::reset_on_drop;
 use crate::worker::Worker;
 use direction::Direction;
 use idle::IdleTimer;
+
+pub use opinion::Opinion;
 
 pub(crate) use pipe::Pipes;
 pub use pipe::{MAX_PIPES, PIPE_DESCRIPTORS};
@@ -94,7 +97,8 @@ impl fmt::Display for End {
 }
 
 /// Relays until both directions have ended, or until the worker's relays are suspended; what came
-/// `early` goes first. Stays in the task that polls it first.
+/// `early` goes first. Stays in the task that polls it first. What the connection says of its
+/// endpoint is told to whom `opinion` names.
 ///
 /// A FIN is passed on as a FIN once all bytes before it are written, and the other direction goes
 /// on. A reset is passed on as a reset when what came before it has been read.
@@ -103,6 +107,7 @@ pub fn relay(
     downstream: TcpStream,
     upstream: TcpStream,
     early: Early,
+    opinion: Option<Opinion>,
 ) -> impl Future<Output = Departure> {
     Relay {
         worker,
@@ -112,6 +117,8 @@ pub fn relay(
         down: Direction::new(Side::Upstream, 0, early.to_downstream),
         idle: IdleTimer::default(),
         key: None,
+        opinion,
+        endpoint_finished_first: false,
     }
 }
 
@@ -126,6 +133,9 @@ struct Relay<'a> {
     idle: IdleTimer,
     /// By which the worker wakes it.
     key: Option<DefaultKey>,
+    /// None: the endpoint has said something, maybe to somebody who had the connection before.
+    opinion: Option<Opinion>,
+    endpoint_finished_first: bool,
 }
 
 impl Future for Relay<'_> {
@@ -142,7 +152,9 @@ impl Future for Relay<'_> {
                 Err(error) => tracing::debug!(error = %error, "cannot suspend a connection"),
             }
         }
-        let end = ready!(relay.poll_end(cx));
+        let end = relay.poll_end(cx);
+        relay.judge(&end);
+        let end = ready!(end);
         if end != End::Closed {
             reset_on_drop(&relay.downstream);
             reset_on_drop(&relay.upstream);

@@ -117,7 +117,7 @@ impl Lab {
                     self.endpoint = Some(self.switch.open_upstream(leg, self.now));
                 }
                 Event::Ended { .. } => self.ended += 1,
-                Event::Sent { .. } => {}
+                Event::Sent { .. } | Event::Responds { .. } => {}
                 other => panic!("{other:?}"),
             }
         }

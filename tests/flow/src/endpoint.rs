@@ -20,8 +20,12 @@ pub enum Script {
     Echo,
     /// Sends each chunk back as it comes.
     Stream,
+    /// The same, and begins its response with the first.
+    StreamLate,
     /// Answers trailers-only with this status before it reads the request.
     Fail(u32),
+    /// Begins a response, and ends it with this status.
+    FailLate(u32),
     /// Sends 103 with `link: hint`, then as [`Script::Echo`].
     Informational,
     /// Refuses every stream with REFUSED_STREAM.
@@ -68,7 +72,12 @@ struct Counts {
 impl EndpointServer {
     /// Starts one on a free port of 127.0.0.1.
     pub async fn start(script: Script) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port is free");
+        Self::start_at((Ipv4Addr::LOCALHOST, 0).into(), script).await
+    }
+
+    /// Starts one there.
+    pub async fn start_at(address: SocketAddr, script: Script) -> Self {
+        let listener = TcpListener::bind(address).await.expect("the port is free");
         let address = listener.local_addr().expect("is bound");
         let counts = Arc::new(Counts::default());
         let task = tokio::spawn(accept(listener, script, Arc::clone(&counts), address));
@@ -205,6 +214,11 @@ async fn answer(
             response.headers_mut().insert("grpc-status", HeaderValue::from(*status));
             respond.send_response(response, true)?;
         }
+        Script::FailLate(status) => {
+            let mut stream = respond.send_response(head(), false)?;
+            ok.insert("grpc-status", HeaderValue::from(*status));
+            stream.send_trailers(ok)?;
+        }
         Script::Refuse => respond.send_reset(Reason::REFUSED_STREAM),
         Script::Reset(reason) => respond.send_reset(*reason),
         Script::BreakMidway => {
@@ -219,12 +233,20 @@ async fn answer(
                 counts.cancelled.fetch_add(1, Ordering::SeqCst);
             }
         }
-        Script::Stream => {
+        Script::Stream | Script::StreamLate => {
+            let mut next = match script {
+                Script::StreamLate => body.data().await,
+                _ => None,
+            };
             let mut stream = respond.send_response(head(), false)?;
-            while let Some(chunk) = body.data().await {
+            if next.is_none() {
+                next = body.data().await;
+            }
+            while let Some(chunk) = next {
                 let chunk = chunk?;
                 body.flow_control().release_capacity(chunk.len())?;
                 stream.send_data(chunk, false)?;
+                next = body.data().await;
             }
             stream.send_trailers(ok)?;
         }

@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use h2::client::SendRequest;
 use http::{HeaderMap, Request, Response};
-use streamvs_accept::{Config, Handover};
-use streamvs_balance::{Plan, SchedulerName, VirtualServer};
+use streamvs_accept::{Config, Handover, Passed};
+use streamvs_balance::{EjectionPolicy, Plan, SchedulerName, Target, VirtualServer};
 use streamvs_relay::Options;
 use streamvs_relay::connect::{DialOptions, Keepalive};
 use streamvs_relay::h2::Engine;
@@ -41,6 +41,7 @@ pub struct Node {
     aliases: Publisher<Aliases>,
     generation: AtomicU64,
     drain: watch::Sender<bool>,
+    arriving: mpsc::UnboundedSender<Passed>,
     thread: Option<JoinHandle<()>>,
     scheduler: SchedulerName,
 }
@@ -53,23 +54,29 @@ impl Node {
 
     /// The same with this HTTP/2 engine.
     pub fn start_engine(http2_engine: Engine, endpoints: &[SocketAddr]) -> Self {
-        Self::start_with(
-            endpoints,
-            SchedulerName::Rr,
-            Options {
-                http2_engine,
-                dial: DialOptions { timeout: Duration::from_millis(300), ..DialOptions::default() },
-                idle_timeout: None,
-                half_close_timeout: None,
-            },
-        )
+        Self::start_with(endpoints, SchedulerName::Rr, options(http2_engine))
+    }
+
+    /// The same with passive health.
+    pub fn start_ejecting(policy: EjectionPolicy, relay: Options, service: ServicePort) -> Self {
+        let plan = Plan::empty().ejecting(policy, Arc::new(|_| {}));
+        let node = Self::start_planned(plan, SchedulerName::Rr, relay);
+        node.publish_service(service);
+        node
     }
 
     /// The same with another scheduler or other options.
     pub fn start_with(endpoints: &[SocketAddr], scheduler: SchedulerName, relay: Options) -> Self {
-        let (plan, reader) = publish::channel(Arc::new(Plan::empty()));
+        let node = Self::start_planned(Plan::empty(), scheduler, relay);
+        node.publish(endpoints);
+        node
+    }
+
+    fn start_planned(plan: Plan, scheduler: SchedulerName, relay: Options) -> Self {
+        let (plan, reader) = publish::channel(Arc::new(plan));
         let (aliases, aliases_reader) = publish::channel(Arc::default());
         let (drain, draining) = watch::channel(false);
+        let (handover, arriving) = handover();
         let listener =
             streamvs_accept::bind(0, 1, Keepalive::default()).expect("a port is free").remove(0);
         let port = listener.local_addr().expect("is bound").port();
@@ -85,7 +92,7 @@ impl Node {
             max_connections: 1024,
             on_refused: Arc::new(|_| {}),
             drain: draining,
-            handover: no_handover(),
+            handover,
         };
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
@@ -94,17 +101,16 @@ impl Node {
                 .expect("a runtime starts");
             runtime.block_on(streamvs_accept::run(config)).expect("the listener registers");
         });
-        let node = Self {
+        Self {
             address: SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port),
             plan,
             aliases,
             generation: AtomicU64::new(0),
             drain,
+            arriving,
             thread: Some(thread),
             scheduler,
-        };
-        node.publish(endpoints);
-        node
+        }
     }
 
     /// Shows a new table in which exactly `endpoints` are usable.
@@ -132,6 +138,18 @@ impl Node {
     pub fn server(&self) -> Arc<VirtualServer> {
         let plan = self.plan.current();
         Arc::clone(plan.lookup(SERVICE.ip(), SERVICE.port()).expect("is published"))
+    }
+
+    /// Gives the worker a connection as another process does.
+    pub fn pass(&self, passed: Passed) {
+        self.arriving.send(passed).expect("the worker runs");
+    }
+
+    /// The endpoint of [`SERVICE`] with this address.
+    pub fn target(&self, address: SocketAddr) -> Arc<Target> {
+        let server = self.server();
+        let target = server.targets().iter().find(|target| target.address() == address);
+        Arc::clone(target.expect("is published"))
     }
 
     /// Tells the worker to end.
@@ -176,13 +194,25 @@ impl Node {
     }
 }
 
-/// Nothing leaves for another process, and nothing comes.
-fn no_handover() -> Handover {
-    Handover {
+/// What the tests relay with: endpoints that do not answer are given up soon.
+pub fn options(http2_engine: Engine) -> Options {
+    Options {
+        http2_engine,
+        dial: DialOptions { timeout: Duration::from_millis(300), ..DialOptions::default() },
+        idle_timeout: None,
+        half_close_timeout: None,
+    }
+}
+
+/// Nothing leaves for another process; what comes is sent.
+fn handover() -> (Handover, mpsc::UnboundedSender<Passed>) {
+    let (arriving, arrivals) = mpsc::unbounded_channel();
+    let handover = Handover {
         leaving: watch::channel(false).1,
         departing: mpsc::unbounded_channel().0,
-        arriving: mpsc::unbounded_channel().1,
-    }
+        arriving: arrivals,
+    };
+    (handover, arriving)
 }
 
 /// A ServicePort at [`SERVICE`] with these endpoints, all ready.

@@ -299,7 +299,7 @@ impl World<'_> {
                     assert!(self.exchanges.contains(&exchange));
                     self.switch.retry(exchange, self.now);
                 }
-                Event::Lost { exchange } => {
+                Event::Lost { exchange, .. } => {
                     assert!(self.exchanges.contains(&exchange));
                     self.switch.answer(exchange, 502, "lost", self.now);
                 }
@@ -307,7 +307,9 @@ impl World<'_> {
                     assert!(!self.dials.contains(&leg.endpoint()), "two dials to one endpoint");
                     self.dials.push(leg.endpoint());
                 }
-                Event::Sent { exchange } => assert!(self.exchanges.contains(&exchange)),
+                Event::Sent { exchange } | Event::Responds { exchange, .. } => {
+                    assert!(self.exchanges.contains(&exchange));
+                }
                 Event::Ended { exchange, .. } => {
                     assert!(self.exchanges.remove(&exchange), "ended twice");
                 }

@@ -49,6 +49,8 @@ pub(crate) struct Connection {
 struct Exchange {
     call: usize,
     tries: usize,
+    /// The endpoint's final response has begun.
+    responds: bool,
 }
 
 /// Everything.
@@ -388,7 +390,8 @@ impl World {
                 // Streams are asked about in the order in which they were opened.
                 let (call, _) = connection.calls[&(2 * connection.picked_count + 1)];
                 connection.picked_count += 1;
-                let before = self.exchanges.insert(exchange, Exchange { call, tries: 0 });
+                let before =
+                    self.exchanges.insert(exchange, Exchange { call, tries: 0, responds: false });
                 assert!(before.is_none(), "picked twice");
                 self.pick(exchange);
             }
@@ -400,8 +403,8 @@ impl World {
                 0 => self.pick(exchange),
                 _ => self.switch.retry(exchange, self.now),
             },
-            Event::Lost { exchange } => {
-                assert!(self.exchanges.contains_key(&exchange));
+            Event::Lost { exchange, .. } => {
+                assert!(!self.exchanges[&exchange].responds, "lost before its response");
                 self.switch.answer(exchange, 502, "lost", self.now);
             }
             Event::Dial { leg } => {
@@ -409,8 +412,15 @@ impl World {
                 self.dials.push(leg.endpoint());
             }
             Event::Sent { exchange } => assert!(self.exchanges.contains_key(&exchange)),
+            Event::Responds { exchange, .. } => {
+                let exchange = self.exchanges.get_mut(&exchange).expect("the stream is there");
+                assert!(!exchange.responds, "a response begins once");
+                exchange.responds = true;
+            }
             Event::Ended { exchange, report } => {
                 let ended = self.exchanges.remove(&exchange).expect("it ended once");
+                let of_endpoint = matches!(report.end, Ended::Complete | Ended::Broken);
+                assert!(!of_endpoint || ended.responds, "nobody was told of the response");
                 self.check_report(ended.call, &report);
             }
         }
@@ -431,6 +441,7 @@ impl World {
 
     fn pick(&mut self, key: ExchangeKey) {
         let exchange = self.exchanges.get_mut(&key).expect("the stream is there");
+        assert!(!exchange.responds, "replayed after its response began");
         exchange.tries += 1;
         let enough = exchange.tries > 4;
         if enough || self.rng.u8(..40) == 0 {

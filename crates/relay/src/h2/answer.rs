@@ -8,6 +8,9 @@ use http::{HeaderMap, Response, StatusCode};
 /// `UNAVAILABLE`: clients may try again (gRPC status codes).
 pub(super) const GRPC_UNAVAILABLE: &str = "14";
 
+/// The same as a number.
+pub(super) const UNAVAILABLE: u32 = 14;
+
 /// What a gRPC client is told when its endpoint was lost in the middle of the response.
 pub(super) const LOST: &str = "connection to the endpoint was lost";
 

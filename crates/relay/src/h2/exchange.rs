@@ -15,6 +15,7 @@ use streamvs_balance::ReplayReason;
 use crate::h2::answer;
 use crate::h2::pump::{Pump, Stop};
 use crate::h2::replay::Replay;
+use crate::h2::stream::Health;
 
 /// How an exchange ended.
 #[derive(Debug)]
@@ -55,6 +56,7 @@ pub(super) struct Exchange<'a> {
     pub(super) response: ResponseFuture,
     pub(super) respond: &'a mut SendResponse<Bytes>,
     pub(super) grpc: bool,
+    pub(super) health: Health<'a>,
     /// The endpoint takes no more of the request; its response tells why.
     pub(super) request_stopped: bool,
     pub(super) body: Option<Body>,
@@ -147,6 +149,7 @@ impl Exchange<'_> {
         let (head, source) = response.into_parts();
         let pump = Pump::new(source);
         let head_status = if pump.ended() { grpc_status(&head.headers) } else { None };
+        self.health.responds(self.grpc && head_status == Some(answer::UNAVAILABLE));
         match self.respond.send_response(Response::from_parts(head, ()), pump.ended()) {
             Ok(to_downstream) => {
                 self.body = Some(Body { pump, to_downstream, head_status });

@@ -38,6 +38,11 @@ impl Lease {
         })
     }
 
+    /// When what has just failed on the connection failed.
+    pub(super) fn failed_at(&self) -> Instant {
+        self.connection.failed_at()
+    }
+
     /// No new stream goes to this connection.
     pub(super) fn retire(&self) {
         self.connection.retire();

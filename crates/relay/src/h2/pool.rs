@@ -11,7 +11,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use h2::client::{self, SendRequest};
 use rustc_hash::FxHashMap;
-use streamvs_balance::ConnectFailure;
+use streamvs_balance::{ConnectFailure, Fault};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
@@ -56,6 +56,8 @@ pub(super) struct Upstream {
     pub(super) open_count: Cell<usize>,
     pub(super) idle_since: Cell<Instant>,
     retired: Cell<bool>,
+    /// When the connection ended.
+    ended_at: Cell<Option<Instant>>,
     /// The endpoint is taken to allow [`settings::UPSTREAM_STREAMS_AT_START`], having sent no
     /// SETTINGS in time.
     assumed: Cell<bool>,
@@ -65,6 +67,11 @@ impl Upstream {
     /// No new stream goes here: it failed, or its endpoint said GOAWAY.
     pub(super) fn retire(&self) {
         self.retired.set(true);
+    }
+
+    /// When what has just failed on it failed: all of it at once where the connection did.
+    pub(super) fn failed_at(&self) -> Instant {
+        self.ended_at.get().unwrap_or_else(Instant::now)
     }
 
     fn has_room(&self) -> bool {
@@ -235,6 +242,9 @@ where
         settings::upstream().handshake(socket).await.map_err(|error| DialError {
             failure: ConnectFailure::Other,
             source: error.into_io().unwrap_or_else(|| io::ErrorKind::InvalidData.into()),
+            // It accepted, and took nothing.
+            fault: Some(Fault::LostBeforeReply),
+            at: Instant::now(),
         })?;
     let upstream = Rc::new(Upstream {
         leg,
@@ -242,6 +252,7 @@ where
         open_count: Cell::new(0),
         idle_since: Cell::new(Instant::now()),
         retired: Cell::new(false),
+        ended_at: Cell::new(None),
         assumed: Cell::new(false),
     });
     endpoint.connections.borrow_mut().push(Rc::clone(&upstream));
@@ -259,6 +270,7 @@ where
         })
         .await;
         if let Some(upstream) = upstream.upgrade() {
+            upstream.ended_at.set(Some(Instant::now()));
             upstream.retire();
         }
         endpoint.connections.borrow_mut().retain(|connection| !connection.retired.get());

@@ -14,7 +14,7 @@ use h2::client::ResponseFuture;
 use h2::server::SendResponse;
 use h2::{RecvStream, SendStream};
 use http::{Request, StatusCode, Version};
-use streamvs_balance::{Choice, ConnectFailure, ReplayReason, Unit, VirtualServer};
+use streamvs_balance::{Choice, ConnectFailure, Fault, ReplayReason, Target, Unit, VirtualServer};
 
 use crate::connect::DialError;
 use crate::h2::answer;
@@ -88,6 +88,21 @@ enum Leasing {
     Removed,
 }
 
+/// A stream that could not be opened at an endpoint. Nothing of the request was sent.
+struct Unopened {
+    /// For the counter of failures.
+    failure: ConnectFailure,
+    /// What that says of the endpoint, and since when.
+    fault: Option<Fault>,
+    at: Instant,
+}
+
+impl From<&DialError> for Unopened {
+    fn from(error: &DialError) -> Self {
+        Self { failure: error.failure, fault: error.fault, at: error.at }
+    }
+}
+
 /// Endpoints this stream is not given to again. Each stands here at most twice, so the attempts
 /// are bounded by twice the number of endpoints.
 #[derive(Debug, Default)]
@@ -147,7 +162,7 @@ impl Tried {
 
 impl Stream<'_> {
     async fn run(&mut self, first: Option<Choice>, mut request: Pump) {
-        let mut first = first.filter(|choice| !is_removed(choice));
+        let mut first = first.filter(is_still_good);
         let mut replay = Replay::default();
         let mut head_only = request.ended();
         if head_only {
@@ -166,8 +181,11 @@ impl Stream<'_> {
                 Ok(Opening::Opened(opened)) => opened,
                 Ok(Opening::Cancelled) => return,
                 Ok(Opening::Removed) => continue,
-                Err(failure) => {
+                Err(Unopened { failure, fault, at }) => {
                     choice.target().stats().failures[failure.index()].inc();
+                    if let Some(fault) = fault {
+                        server.fault(choice.target(), fault, at);
+                    }
                     server.stats().replays[ReplayReason::DialFailed.index()].inc();
                     self.tried.failed(choice.address());
                     continue;
@@ -182,6 +200,7 @@ impl Stream<'_> {
                 response: opened.response,
                 respond: &mut self.respond,
                 grpc: self.grpc,
+                health: Health::new(&server, choice.target()),
                 request_stopped: false,
                 body: None,
             };
@@ -209,6 +228,8 @@ impl Stream<'_> {
                     continue;
                 }
                 End::Lost(_) => {
+                    let at = opened.lease.failed_at();
+                    server.fault(choice.target(), Fault::LostBeforeReply, at);
                     let message = format!(
                         "connection to endpoint {} of Service {} was lost before its reply",
                         choice.address(),
@@ -241,20 +262,24 @@ impl Stream<'_> {
         server: &VirtualServer,
         choice: &Choice,
         head_only: bool,
-    ) -> Result<Opening, ConnectFailure> {
+    ) -> Result<Opening, Unopened> {
+        let mut closed_at = None;
         for _ in 0..LEASE_ATTEMPTS {
             let lease = match self.lease(choice).await {
                 Ok(Leasing::Leased(lease)) => lease,
                 Ok(Leasing::Cancelled) => return Ok(Opening::Cancelled),
                 Ok(Leasing::Removed) => return Ok(Opening::Removed),
-                Err(error) => return Err(error.failure),
+                Err(error) => return Err((&*error).into()),
             };
             if let Ok((response, to_upstream)) = lease.send(self.head.clone(), head_only) {
                 return Ok(Opening::Opened(Opened { lease, response, to_upstream }));
             }
             server.stats().replays[ReplayReason::Unwritten.index()].inc();
+            closed_at = Some(lease.failed_at());
         }
-        Err(ConnectFailure::Other)
+        let at = closed_at.unwrap_or_else(Instant::now);
+        let fault = Some(Fault::LostBeforeReply);
+        Err(Unopened { failure: ConnectFailure::Other, fault, at })
     }
 
     /// A place on a connection to the chosen endpoint, which is looked at again after each wait:
@@ -291,6 +316,33 @@ impl Stream<'_> {
 /// The chosen endpoint has left the table since it was chosen.
 pub(super) fn is_removed(choice: &Choice) -> bool {
     choice.target().retired_at().is_some()
+}
+
+/// An endpoint that was chosen a while ago would be chosen now.
+pub(super) fn is_still_good(choice: &Choice) -> bool {
+    !is_removed(choice) && !choice.target().is_ejected()
+}
+
+/// Whom to tell how the endpoint of a stream does.
+#[derive(Clone, Copy)]
+pub(super) struct Health<'a> {
+    server: &'a VirtualServer,
+    target: &'a Target,
+}
+
+impl<'a> Health<'a> {
+    pub(super) fn new(server: &'a VirtualServer, target: &'a Target) -> Self {
+        Self { server, target }
+    }
+
+    /// The head of the final response has come. UNAVAILABLE in place of a reply is none.
+    pub(super) fn responds(self, is_unavailable: bool) {
+        if is_unavailable {
+            self.server.fault(self.target, Fault::Unavailable, Instant::now());
+        } else {
+            self.target.answered();
+        }
+    }
 }
 
 /// Counts a stream that was given to an endpoint, and how late that was if the endpoint had been

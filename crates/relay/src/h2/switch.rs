@@ -113,6 +113,8 @@ pub enum Event {
         exchange: ExchangeKey,
         /// Why.
         failure: ConnectFailure,
+        /// When the dial failed: the same for all that waited for it.
+        at: Instant,
     },
     /// The endpoint has not acted on the stream, and all of the request is at hand. Call as for
     /// [`Event::Unreachable`].
@@ -121,6 +123,8 @@ pub enum Event {
         exchange: ExchangeKey,
         /// How that is known.
         reason: ReplayReason,
+        /// When: the same for all streams of one connection.
+        at: Instant,
     },
     /// The connection was gone before any of the stream was written to it. Call [`Switch::retry`],
     /// or as for [`Event::Unreachable`] where the endpoint has been removed meanwhile.
@@ -133,6 +137,8 @@ pub enum Event {
     Lost {
         /// The stream.
         exchange: ExchangeKey,
+        /// When: the same for all streams of one connection.
+        at: Instant,
     },
     /// A connection on this leg is needed. Call [`Switch::open_upstream`] when there is one,
     /// else [`Switch::dial_failed`].
@@ -144,6 +150,13 @@ pub enum Event {
     Sent {
         /// The stream.
         exchange: ExchangeKey,
+    },
+    /// The head of the endpoint's final response has come.
+    Responds {
+        /// The stream.
+        exchange: ExchangeKey,
+        /// It is gRPC's UNAVAILABLE in place of a reply (trailers-only).
+        is_unavailable: bool,
     },
     /// The stream is over, and its key with it.
     Ended {
@@ -295,7 +308,9 @@ impl Event {
             | Self::Replayed { .. }
             | Self::Unwritten { .. }
             | Self::Lost { .. } => true,
-            Self::Dial { .. } | Self::Sent { .. } | Self::Ended { .. } => false,
+            Self::Dial { .. } | Self::Sent { .. } | Self::Responds { .. } | Self::Ended { .. } => {
+                false
+            }
         }
     }
 }

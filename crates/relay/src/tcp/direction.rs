@@ -51,8 +51,10 @@ pub(super) struct Direction {
     /// Whose octets these are.
     source: Side,
     pace: Pace,
+    /// An octet has come from the source.
+    pub(super) heard: bool,
     /// FIN has come; it is passed on when nothing is held.
-    finished: bool,
+    pub(super) finished: bool,
     /// FIN has been passed on.
     pub(super) ended: bool,
 }
@@ -60,7 +62,9 @@ pub(super) struct Direction {
 impl Direction {
     /// `written` octets have gone, and `pending` are next.
     pub(super) fn new(source: Side, written: u64, pending: Bytes) -> Self {
+        let heard = written > 0 || !pending.is_empty();
         Self {
+            heard,
             pending,
             pipe: None,
             octets: written,
@@ -206,6 +210,7 @@ impl Direction {
         match filled {
             Ok(count) => {
                 self.finished = count == 0;
+                self.heard |= count > 0;
                 self.pace.spliced(count);
                 Ok(count)
             }
@@ -231,6 +236,7 @@ impl Direction {
                 self.finished = true;
                 return Ok(0);
             }
+            self.heard = true;
             self.pace.copied(count);
             let written = match write_once(to, &buffer[..count]) {
                 Ok(written) => written,

@@ -73,6 +73,9 @@ pub fn resume(
         down: Direction::resumed(Side::Upstream, down),
         idle: IdleTimer::default(),
         key: None,
+        // What the endpoint has said to whoever had the connection before is not known.
+        opinion: None,
+        endpoint_finished_first: false,
     })
 }
 

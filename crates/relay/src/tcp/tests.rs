@@ -46,7 +46,7 @@ impl Relayed {
         let (upstream, endpoint) = pair().await;
         let worker = Rc::clone(worker);
         let outcome = spawn_local(async move {
-            ended(relay(&worker, downstream, upstream, Early::default()).await)
+            ended(relay(&worker, downstream, upstream, Early::default(), None).await)
         });
         Self { client, endpoint, outcome }
     }
@@ -325,7 +325,9 @@ fn early_octets_go_first_and_count_once() {
             to_downstream: Bytes::from_static(b"220 "),
         };
         let outcome =
-            spawn_local(async move { ended(relay(&worker, downstream, upstream, early).await) });
+            spawn_local(
+                async move { ended(relay(&worker, downstream, upstream, early, None).await) },
+            );
         client.write_all(b"endpoint").await.expect("is open");
         client.shutdown().await.expect("is open");
         let (mut at_client, mut at_endpoint) = (Vec::new(), Vec::new());

@@ -142,7 +142,8 @@ pub(super) struct Exchange {
     pub(super) leg: Option<Leg>,
     /// Where the request's head begins in all that its connection was ever to write.
     pub(super) head_at: u64,
-    /// Connections that were gone before a stream was written.
+    /// Times that it was sent to this endpoint and came back; mostly since a connection was gone
+    /// before its stream was written.
     pub(super) attempts: u8,
     pub(super) method: Method,
     pub(super) grpc: bool,

@@ -46,7 +46,9 @@ impl Switch {
     /// Answers an event: the stream goes to this endpoint.
     pub fn assign(&mut self, key: ExchangeKey, leg: impl Into<Leg>, now: Instant) {
         self.now = now;
-        if self.exchanges.get(key).is_some_and(|exchange| exchange.phase == Phase::Picking) {
+        let exchange = self.exchanges.get_mut(key);
+        if let Some(exchange) = exchange.filter(|exchange| exchange.phase == Phase::Picking) {
+            exchange.attempts = 0;
             self.wait_for(key, leg.into());
         }
     }
@@ -99,7 +101,7 @@ impl Switch {
         for exchange_key in std::mem::take(&mut endpoint.waiting) {
             if let Some(exchange) = self.waiting_exchange(exchange_key, leg) {
                 exchange.phase = Phase::Picking;
-                self.tell(Event::Unreachable { exchange: exchange_key, failure });
+                self.tell(Event::Unreachable { exchange: exchange_key, failure, at: now });
             }
         }
     }

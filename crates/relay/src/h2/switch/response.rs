@@ -8,6 +8,7 @@ use super::facts::{Block, BlockKind};
 use super::frame::Code;
 use super::state::State;
 use super::{ConnectionKey, Ended, Event, ExchangeKey, Switch, limits};
+use crate::h2::answer;
 
 impl Switch {
     /// A header block of an endpoint.
@@ -82,8 +83,11 @@ impl Switch {
             exchange.grpc_status = block.facts().grpc_status;
             exchange.response.end = End::Data;
         }
+        let is_unavailable =
+            end && exchange.grpc && exchange.grpc_status == Some(answer::UNAVAILABLE);
         kept.clear();
         self.keep_buffer(kept);
+        self.tell(Event::Responds { exchange: exchange_key, is_unavailable });
         if end {
             self.source_ended(exchange_key, Toward::Downstream);
         }
@@ -179,7 +183,7 @@ impl Switch {
         }
         if let Some(exchange) = self.exchanges.get_mut(key) {
             exchange.phase = Phase::Answering;
-            self.tell(Event::Lost { exchange: key });
+            self.tell(Event::Lost { exchange: key, at: self.now });
         }
     }
 
@@ -204,7 +208,7 @@ impl Switch {
             ReplayReason::Unwritten if exchange.attempts < limits::OPEN_ATTEMPTS => {
                 Event::Unwritten { exchange: key }
             }
-            _ => Event::Replayed { exchange: key, reason },
+            _ => Event::Replayed { exchange: key, reason, at: self.now },
         };
         self.tell(event);
         true

@@ -5,5 +5,6 @@ mod attacks;
 mod conformance;
 mod credit;
 mod endings;
+mod faults;
 mod lab;
 mod memory;

@@ -62,10 +62,9 @@ async fn a_bulk_transfer_survives_many_hands_octet_for_octet() {
             let (client, downstream) = pair().await;
             let (upstream, mut endpoint) = pair().await;
             let first = Rc::clone(&owner);
-            let mut running =
-                spawn_local(
-                    async move { relay(&first, downstream, upstream, Early::default()).await },
-                );
+            let mut running = spawn_local(async move {
+                relay(&first, downstream, upstream, Early::default(), None).await
+            });
             let (mut from_node, mut to_node) = client.into_split();
             let sent = pattern();
             let expected = sent.clone();
@@ -117,10 +116,9 @@ async fn a_half_closed_connection_stays_half_closed() {
             let (mut client, downstream) = pair().await;
             let (upstream, mut endpoint) = pair().await;
             let first = Rc::clone(&a);
-            let running =
-                spawn_local(
-                    async move { relay(&first, downstream, upstream, Early::default()).await },
-                );
+            let running = spawn_local(async move {
+                relay(&first, downstream, upstream, Early::default(), None).await
+            });
             client.write_all(b"question").await.expect("is taken");
             client.shutdown().await.expect("is open");
             let mut question = Vec::new();
@@ -148,7 +146,7 @@ async fn an_idle_connection_is_suspended_at_once_and_a_later_one_too() {
             let (upstream, endpoint) = pair().await;
             a.suspend();
             a.suspended().await;
-            let departure = relay(&a, downstream, upstream, Early::default()).await;
+            let departure = relay(&a, downstream, upstream, Early::default(), None).await;
             let Departure::Suspended(suspended) = departure else { panic!("{departure:?}") };
             assert_eq!((suspended.up, suspended.down), (Half::default(), Half::default()));
             drop((client, endpoint));

@@ -4,9 +4,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use streamvs_balance::{Choice, ReplayReason, Unit, VirtualServer};
+use streamvs_balance::{Choice, Fault, ReplayReason, Unit, VirtualServer};
 
-use crate::h2::stream::{Tried, is_removed, note_start};
+use crate::connect::dial_fault;
+use crate::h2::stream::{Health, Tried, is_removed, is_still_good, note_start};
 use crate::h2::switch::{Ended, Event, ExchangeKey, Report};
 use crate::worker::{Route, Worker};
 
@@ -37,27 +38,34 @@ impl super::Driver {
                 };
                 let stream = Stream { route, tried: Tried::default(), on: None };
                 self.streams.borrow_mut().insert(exchange, stream);
-                let first = first.filter(|choice| !is_removed(choice));
+                let first = first.filter(is_still_good);
                 self.assign(worker, exchange, first);
             }
-            Event::Unreachable { exchange, failure } => {
+            Event::Unreachable { exchange, failure, at } => {
                 if let Some(stream) = self.streams.borrow_mut().get_mut(exchange)
                     && let Some(on) = stream.on.take()
                 {
                     on.choice.target().stats().failures[failure.index()].inc();
+                    if let Some(fault) = dial_fault(failure) {
+                        on.server.fault(on.choice.target(), fault, at);
+                    }
                     on.server.stats().replays[ReplayReason::DialFailed.index()].inc();
                     stream.tried.failed(on.choice.address());
                 }
                 self.assign(worker, exchange, None);
             }
-            Event::Replayed { exchange, reason } => {
+            Event::Replayed { exchange, reason, at } => {
                 if let Some(stream) = self.streams.borrow_mut().get_mut(exchange)
                     && let Some(on) = stream.on.take()
                 {
                     on.server.stats().replays[reason.index()].inc();
                     on.observe_duration();
                     match reason {
-                        ReplayReason::Unwritten => stream.tried.failed(on.choice.address()),
+                        // It closed one connection after the other before the stream was on it.
+                        ReplayReason::Unwritten => {
+                            on.server.fault(on.choice.target(), Fault::LostBeforeReply, at);
+                            stream.tried.failed(on.choice.address());
+                        }
                         _ => stream.tried.declined(on.choice.address()),
                     }
                 }
@@ -74,13 +82,16 @@ impl super::Driver {
                 drop(streams);
                 self.assign(worker, exchange, None);
             }
-            Event::Lost { exchange } => {
+            Event::Lost { exchange, at } => {
                 let message = match self.streams.borrow().get(exchange) {
-                    Some(Stream { on: Some(on), .. }) => format!(
-                        "connection to endpoint {} of Service {} was lost before its reply",
-                        on.choice.address(),
-                        on.server.service().name
-                    ),
+                    Some(Stream { on: Some(on), .. }) => {
+                        on.server.fault(on.choice.target(), Fault::LostBeforeReply, at);
+                        format!(
+                            "connection to endpoint {} of Service {} was lost before its reply",
+                            on.choice.address(),
+                            on.server.service().name
+                        )
+                    }
                     _ => "connection to the endpoint was lost before its reply".to_owned(),
                 };
                 self.answer(exchange, 502, &message);
@@ -92,6 +103,11 @@ impl super::Driver {
                     let now = Instant::now();
                     on.started = Some(now);
                     note_start(&on.server, &on.choice, now);
+                }
+            }
+            Event::Responds { exchange, is_unavailable } => {
+                if let Some(Stream { on: Some(on), .. }) = self.streams.borrow().get(exchange) {
+                    Health::new(&on.server, on.choice.target()).responds(is_unavailable);
                 }
             }
             Event::Ended { exchange, report } => {

@@ -291,11 +291,11 @@ impl Lab {
                 | Event::Unreachable { exchange, .. }
                 | Event::Replayed { exchange, .. } => self.assign(exchange),
                 Event::Unwritten { exchange } => self.switch.retry(exchange, self.now),
-                Event::Lost { exchange } => {
+                Event::Lost { exchange, .. } => {
                     self.switch.answer(exchange, 502, "lost", self.now);
                 }
                 Event::Dial { leg } => self.dials.push(leg.endpoint()),
-                Event::Sent { .. } => {}
+                Event::Sent { .. } | Event::Responds { .. } => {}
                 Event::Ended { exchange, report } => self.ended.push((exchange, report)),
             }
         }
