@@ -9,9 +9,10 @@ mod text;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
-use streamvs_balance::{Plan, SchedulerName, VirtualServer};
+use streamvs_balance::{Ejected, Plan, SchedulerName, VirtualServer};
 use streamvs_table::{Disposition, Endpoint, Family, Protocol, ServiceName, ServicePort};
 
 pub use crate::client::explanation as fetch;
@@ -197,6 +198,9 @@ pub fn explain(plan: &Plan, namespace: &str, name: &str) -> Explanation {
     }
 }
 
+/// A ServicePort's virtual servers by family.
+type Servers<'p> = [Option<&'p VirtualServer>; 2];
+
 fn port_view(plan: &Plan, service: &Arc<ServicePort>) -> PortView {
     let servers = Family::BOTH.map(|family| plan.get(&service.name, family).map(AsRef::as_ref));
     let scheduler = servers.iter().flatten().next().map(|server| server.scheduler());
@@ -207,7 +211,7 @@ fn port_view(plan: &Plan, service: &Arc<ServicePort>) -> PortView {
             family: family.to_string(),
             cluster_ip,
             disposition: rules::disposition_name(disposition).to_owned(),
-            reason: disposition_reason(service, family, Way::Internal),
+            reason: disposition_reason(service, family, Way::Internal, &servers),
             topology: rules::topology(*service.reasons.topology.get(family)),
         })
     };
@@ -222,20 +226,24 @@ fn port_view(plan: &Plan, service: &Arc<ServicePort>) -> PortView {
         affinity_seconds: service.affinity.map(|timeout| timeout.as_secs()),
         internal_traffic_policy: rules::policy_name(service.internal_policy).to_owned(),
         families: Family::BOTH.into_iter().filter_map(in_family).collect(),
-        external: service.is_external().then(|| external_view(service)),
+        external: service.is_external().then(|| external_view(service, &servers)),
         notes: notes(plan, service, scheduler, servers),
-        endpoints: service.endpoints.iter().map(|each| endpoint_reason(service, each)).collect(),
+        endpoints: service
+            .endpoints
+            .iter()
+            .map(|each| endpoint_reason(service, each, ejection(&servers, each)))
+            .collect(),
     }
 }
 
-fn external_view(service: &ServicePort) -> ExternalView {
+fn external_view(service: &ServicePort, servers: &Servers<'_>) -> ExternalView {
     let in_family = |family| {
         service.cluster_ip(family)?;
         let disposition = service.disposition_by(service.external_policy, family);
         Some(ExternalFamilyView {
             family: family.to_string(),
             disposition: rules::disposition_name(disposition).to_owned(),
-            reason: disposition_reason(service, family, Way::External),
+            reason: disposition_reason(service, family, Way::External, servers),
         })
     };
     ExternalView {
@@ -253,11 +261,21 @@ fn external_view(service: &ServicePort) -> ExternalView {
     }
 }
 
-fn disposition_reason(service: &ServicePort, family: Family, way: Way) -> String {
+fn disposition_reason(
+    service: &ServicePort,
+    family: Family,
+    way: Way,
+    servers: &Servers<'_>,
+) -> String {
     let policy = way.policy(service);
     let all = service.endpoints(family).count();
     let used = service.endpoints(family).filter(|endpoint| endpoint.usable(policy)).count();
+    let ejected = service.endpoints(family).filter(|endpoint| takes_new(service, endpoint, way));
+    let ejected = ejected.filter(|endpoint| ejection(servers, endpoint).is_some()).count();
     match service.disposition_by(policy, family) {
+        Disposition::Balance if ejected > 0 => {
+            format!("{used} of {all} endpoints are used, but for {ejected} that fail")
+        }
         Disposition::Balance => format!("{used} of {all} endpoints are used"),
         Disposition::Reject if all == 0 => "there is no endpoint".to_owned(),
         Disposition::Reject => format!("none of {all} endpoints can take traffic"),
@@ -265,12 +283,37 @@ fn disposition_reason(service: &ServicePort, family: Family, way: Way) -> String
     }
 }
 
-fn endpoint_reason(service: &ServicePort, endpoint: &Endpoint) -> EndpointReason {
-    let used = |way: Way| endpoint.usable(way.policy(service)) && endpoint.weight > 0;
-    let (reason, rule) = rules::endpoint(service, endpoint, Way::Internal);
+/// By what the table says, new connections and streams go there.
+fn takes_new(service: &ServicePort, endpoint: &Endpoint, way: Way) -> bool {
+    endpoint.usable(way.policy(service)) && endpoint.weight > 0
+}
+
+/// How an endpoint is ejected, if it is.
+fn ejection(servers: &Servers<'_>, endpoint: &Endpoint) -> Option<Ejected> {
+    let family = Family::of(endpoint.address.ip());
+    let server = servers.iter().flatten().find(|server| server.family() == family)?;
+    let by_address = server.targets();
+    let index = by_address.binary_search_by_key(&endpoint.address, |target| target.address());
+    by_address[index.ok()?].ejection(Instant::now())
+}
+
+fn endpoint_reason(
+    service: &ServicePort,
+    endpoint: &Endpoint,
+    ejected: Option<Ejected>,
+) -> EndpointReason {
+    let judged = |way: Way| {
+        let takes_new = takes_new(service, endpoint, way);
+        let (reason, rule) = match ejected.filter(|_| takes_new) {
+            Some(ejected) => rules::ejected(ejected),
+            None => rules::endpoint(service, endpoint, way),
+        };
+        (takes_new && ejected.is_none(), reason, rule.to_owned())
+    };
+    let (used, reason, rule) = judged(Way::Internal);
     let from_outside = || {
-        let (reason, rule) = rules::endpoint(service, endpoint, Way::External);
-        OutsideReason { used: used(Way::External), reason, rule: rule.to_owned() }
+        let (used, reason, rule) = judged(Way::External);
+        OutsideReason { used, reason, rule }
     };
     EndpointReason {
         address: endpoint.address,
@@ -280,9 +323,9 @@ fn endpoint_reason(service: &ServicePort, endpoint: &Endpoint) -> EndpointReason
         serving: endpoint.serving,
         terminating: endpoint.terminating,
         weight: endpoint.weight,
-        used: used(Way::Internal),
+        used,
         reason,
-        rule: rule.to_owned(),
+        rule,
         from_outside: service.is_external().then(from_outside),
     }
 }
@@ -291,7 +334,7 @@ fn notes(
     plan: &Plan,
     service: &ServicePort,
     scheduler: Option<SchedulerName>,
-    servers: [Option<&VirtualServer>; 2],
+    servers: Servers<'_>,
 ) -> Vec<String> {
     let mut notes = Vec::new();
     if service.name.protocol != Protocol::Tcp {

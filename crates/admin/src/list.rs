@@ -9,6 +9,8 @@ mod text;
 mod top;
 
 use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use streamvs_balance::{
@@ -114,6 +116,12 @@ pub struct EndpointView {
     pub streams: u64,
     /// Dials to it that failed since start.
     pub failures: u64,
+    /// While it is passed over for faults in a row: for how long yet, if the time is not cut short.
+    #[serde(default)]
+    pub ejected_seconds: Option<f64>,
+    /// Times that it was ejected since start.
+    #[serde(default)]
+    pub ejections: u64,
     /// gRPC streams that ended with a `grpc-status` since start.
     pub grpc_responses: u64,
     /// Those of them whose status was not 0.
@@ -126,10 +134,11 @@ pub struct EndpointView {
 
 /// Everything in the plan, sorted by namespace, name, port name and protocol.
 pub fn views(plan: &Plan) -> Vec<ServiceView> {
-    plan.snapshot().services().map(|service| service_view(plan, service)).collect()
+    let now = Instant::now();
+    plan.snapshot().services().map(|service| service_view(plan, service, now)).collect()
 }
 
-fn service_view(plan: &Plan, service: &ServicePort) -> ServiceView {
+fn service_view(plan: &Plan, service: &ServicePort, now: Instant) -> ServiceView {
     let servers = Family::BOTH.map(|family| plan.get(&service.name, family));
     let total = |of: &dyn Fn(&ServiceStats) -> u64| -> u64 {
         servers.iter().flatten().map(|server| of(server.stats())).sum()
@@ -139,7 +148,7 @@ fn service_view(plan: &Plan, service: &ServicePort) -> ServiceView {
     let endpoints = Family::BOTH
         .into_iter()
         .zip(servers)
-        .flat_map(|(family, server)| endpoint_views(service, family, server.map(AsRef::as_ref)));
+        .flat_map(|(family, server)| endpoint_views(service, family, server, now));
     ServiceView {
         namespace: service.name.service.namespace.to_string(),
         name: service.name.service.name.to_string(),
@@ -171,16 +180,17 @@ fn service_view(plan: &Plan, service: &ServicePort) -> ServiceView {
 fn endpoint_views(
     service: &ServicePort,
     family: Family,
-    server: Option<&VirtualServer>,
+    server: Option<&Arc<VirtualServer>>,
+    now: Instant,
 ) -> Vec<EndpointView> {
     match server {
         Some(server) => server
             .targets()
             .iter()
-            .map(|target| endpoint_view(service, target.endpoint(), Some(target)))
+            .map(|target| endpoint_view(service, target.endpoint(), Some(target), now))
             .collect(),
         None => {
-            let view = |endpoint| endpoint_view(service, endpoint, None);
+            let view = |endpoint| endpoint_view(service, endpoint, None, now);
             service.endpoints(family).map(view).collect()
         }
     }
@@ -190,6 +200,7 @@ fn endpoint_view(
     service: &ServicePort,
     endpoint: &Endpoint,
     target: Option<&Target>,
+    now: Instant,
 ) -> EndpointView {
     let stats = target.and_then(Target::recorded_stats);
     let total = |of: &dyn Fn(&TargetStats) -> u64| stats.map_or(0, of);
@@ -217,6 +228,10 @@ fn endpoint_view(
         connections: total(&|stats| stats.connections.get()),
         streams: total(&|stats| stats.streams.get()),
         failures: total(&|stats| sum(&stats.failures)),
+        ejected_seconds: target
+            .and_then(|target| target.ejection(now))
+            .map(|ejected| ejected.remaining.as_secs_f64()),
+        ejections: total(&|stats| stats.ejections.get()),
         grpc_responses: total(&|stats| statuses(stats, 0)),
         grpc_errors: total(&|stats| statuses(stats, 1)),
         p50_seconds: quantile(0.5),

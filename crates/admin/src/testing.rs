@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use streamvs_balance::{
-    Choice, ConnectFailure, Plan, ReplayReason, Request, SchedulerName, Unit, Verdict,
-    VirtualServer,
+    Choice, ConnectFailure, EjectionPolicy, Fault, Plan, ReplayReason, Request, SchedulerName,
+    Unit, Verdict, VirtualServer,
 };
 use streamvs_table::publish::{Publisher, channel};
 use streamvs_table::{
@@ -88,7 +88,8 @@ pub(crate) fn plan(services: Vec<ServicePort>) -> Plan {
     let (snapshot, conflicts) = Snapshot::new(7, services.into_iter().map(Arc::new).collect());
     assert_eq!(conflicts, []);
     snapshot.check_invariants();
-    Plan::seeded(1).next(Arc::new(snapshot), SchedulerName::Lc, Instant::now()).0
+    let plan = Plan::seeded(1).ejecting(EjectionPolicy::default(), Arc::new(|_| {}));
+    plan.next(Arc::new(snapshot), SchedulerName::Lc, Instant::now()).0
 }
 
 /// A dual-stack gRPC Service, a database without traffic, and DNS over UDP.
@@ -156,6 +157,18 @@ pub(crate) fn give(server: &VirtualServer, address: &str, unit: Unit) -> Choice 
     choice
 }
 
+/// Lets an endpoint fail until it is ejected, for 30 s from now.
+pub(crate) fn eject(server: &VirtualServer, address: &str) {
+    let address: SocketAddr = address.parse().unwrap();
+    let target = server.targets().iter().find(|target| target.address() == address).unwrap();
+    let now = Instant::now();
+    for fault in 0..5 {
+        let at = now + Duration::from_nanos(fault);
+        server.fault(target, Fault::LostBeforeReply, at);
+    }
+    assert!(target.is_ejected());
+}
+
 /// Counts something in every statistic there is of a virtual server and of one endpoint in it.
 pub(crate) fn use_everything(server: &VirtualServer, address: &str) {
     let stats = server.stats();
@@ -179,6 +192,10 @@ pub(crate) fn use_everything(server: &VirtualServer, address: &str) {
     for failure in ConnectFailure::ALL {
         stats.failures[failure.index()].inc();
     }
+    for fault in Fault::ALL {
+        stats.faults[fault.index()].inc();
+    }
+    stats.ejections.inc();
     for status in (0..=16).map(Some).chain([None]) {
         stats.grpc_response(status).inc();
     }

@@ -28,6 +28,7 @@ use crate::cli::{HandoverMode, RunOptions};
 use crate::client_ip::InForce;
 use crate::config::{self, Source};
 use crate::control::{Plans, Publication, Rules, Target};
+use crate::ejections;
 use crate::error::Error;
 use crate::handover::{self, Channel, Inherited, Predecessor, Spares};
 use crate::invocation::{Notice, Settings};
@@ -111,7 +112,11 @@ async fn serve(options: RunOptions, settings: Settings, verbosity: Verbosity) ->
     let named = [&options.manifests, &options.config, &options.kubeconfig];
     privileges::give_up(named.into_iter().flatten().map(PathBuf::as_path))?;
     let spares = Rc::new(Spares::new(&listeners, &server).map_err(Error::Share)?);
-    let (publisher, plan) = publish::channel(Arc::new(Plan::empty()));
+    let plan = match config::ejection(&options) {
+        Some(policy) => Plan::empty().ejecting(policy, ejections::told()),
+        None => Plan::empty(),
+    };
+    let (publisher, plan) = publish::channel(Arc::new(plan));
     let (aliases_publisher, aliases) = publish::channel(Arc::default());
     let (drain, draining) = watch::channel(false);
     let (leave, leaving) = watch::channel(false);

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use streamvs_accept::{OnRefused, RefusalReason};
 use streamvs_admin::{Addresses, NodeMetrics, Refusal};
+use streamvs_balance::EjectionPolicy;
 use streamvs_capture::{Backend, GateConfig, Switch, Tools};
 use streamvs_relay::Options;
 use streamvs_relay::connect::{DialOptions, Keepalive};
@@ -78,6 +79,16 @@ pub(crate) fn relay(options: &RunOptions) -> Options {
 
 pub(crate) fn keepalive(options: &RunOptions) -> Keepalive {
     Keepalive { time: options.tcp_keepalive_time, interval: options.tcp_keepalive_interval }
+}
+
+/// None: no endpoint is ejected. A base above the maximum is the maximum too, as in Envoy.
+pub(crate) fn ejection(options: &RunOptions) -> Option<EjectionPolicy> {
+    let base_time = options.outlier_base_ejection_time;
+    options.outlier_detection.then(|| EjectionPolicy {
+        consecutive_faults: options.outlier_consecutive_faults,
+        base_time,
+        max_time: options.outlier_max_ejection_time.max(base_time),
+    })
 }
 
 /// Without capture by us, our own connections need no mark unless somebody asks for one.
@@ -241,12 +252,36 @@ pub(crate) fn count_refusals(metrics: &Arc<NodeMetrics>) -> OnRefused {
 
 #[cfg(test)]
 mod tests {
-    //! Aim: addresses come out as kube-proxy would have them, and periods as documented.
+    //! Aim: addresses come out as kube-proxy would have them, periods as documented, and times of
+    //! ejections as Envoy would.
 
     use std::time::Duration;
 
-    use crate::cli::Command;
+    use streamvs_balance::EjectionPolicy;
+
+    use crate::cli::{Command, RunOptions};
     use crate::invocation;
+
+    fn options(flags: &str) -> RunOptions {
+        let line = format!("streamvs run --manifests m {flags}");
+        let arguments = line.split_whitespace().map(Into::into).collect();
+        let command = invocation::read(arguments).expect("is accepted").command;
+        let Command::Run(options) = command else { panic!("is run") };
+        *options
+    }
+
+    #[test]
+    fn endpoints_are_ejected_as_by_envoy_unless_told_otherwise() {
+        assert_eq!(super::ejection(&options("")), Some(EjectionPolicy::default()));
+        assert_eq!(super::ejection(&options("--outlier-detection=false")), None);
+        let flags = "--outlier-consecutive-faults 3 --outlier-base-ejection-time 10m";
+        let policy = EjectionPolicy {
+            consecutive_faults: 3,
+            base_time: Duration::from_secs(600),
+            max_time: Duration::from_secs(600),
+        };
+        assert_eq!(super::ejection(&options(flags)), Some(policy));
+    }
 
     #[test]
     fn an_audit_leaves_time_to_repair_within_the_sync_period() {
@@ -271,11 +306,7 @@ mod tests {
             ("--metrics-bind-address=", "0.0.0.0:10256", ""),
             ("--healthz-bind-address=1.2.3.4:5 --healthz-port=7", "1.2.3.4:5", "127.0.0.1:10249"),
         ] {
-            let line = format!("streamvs run --manifests m {flags}");
-            let arguments = line.split_whitespace().map(Into::into).collect();
-            let command = invocation::read(arguments).expect("is accepted").command;
-            let Command::Run(options) = command else { panic!("is run") };
-            let addresses = super::admin_addresses(&options);
+            let addresses = super::admin_addresses(&options(flags));
             let shown = |address: Option<std::net::SocketAddr>| {
                 address.map_or(String::new(), |address| address.to_string())
             };

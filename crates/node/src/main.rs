@@ -12,6 +12,7 @@ mod client_ip;
 mod commands;
 mod config;
 mod control;
+mod ejections;
 mod error;
 mod handover;
 mod invocation;

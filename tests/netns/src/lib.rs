@@ -6,6 +6,7 @@
 //!
 //! - `spread`: where streams go, under each scheduler, in each shape of a node.
 //! - `updates`: endpoints come and go under load.
+//! - `faults`: endpoints that are dead while the table calls them ready.
 //! - `tcp`: everything that is not HTTP/2.
 //! - `gate`: a dead or hanging agent leaves new connections to whoever is behind it.
 //! - `guard`: the listener cannot be abused, and nothing is captured twice.
@@ -33,6 +34,8 @@ mod client_ip;
 mod demo;
 #[cfg(test)]
 mod face;
+#[cfg(test)]
+mod faults;
 #[cfg(test)]
 mod gate;
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! The rules in words, each with the field and the KEP it comes from.
 
+use streamvs_balance::{Ejected, Fault};
 use streamvs_table::{
     Disposition, Endpoint, HintSource, ProtocolHint, ServicePort, TopologyOutcome, TrafficPolicy,
     Usability,
@@ -59,6 +60,18 @@ pub(super) fn endpoint(
         Usability::NotReady => (not_ready(), "conditions.ready, KEP-1669"),
         usability => (usability.to_string(), source(usability, way)),
     }
+}
+
+/// Why an endpoint that might be used is passed over for a time, and what says so.
+pub(super) fn ejected(ejected: Ejected) -> (String, &'static str) {
+    let fault = match ejected.fault {
+        Fault::DialFailed => "could not be reached",
+        Fault::LostBeforeReply => "ended a connection before it had replied",
+        Fault::Unavailable => "answered UNAVAILABLE",
+    };
+    let seconds = ejected.remaining.as_secs_f64();
+    let reason = format!("ejected for {seconds:.0} s more, as it failed in a row; last it {fault}");
+    (reason, "--outlier-detection")
 }
 
 fn source(usability: Usability, way: Way) -> &'static str {

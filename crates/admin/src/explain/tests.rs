@@ -9,7 +9,7 @@ use streamvs_table::{
 };
 
 use super::*;
-use crate::testing::{endpoint, only_elsewhere, plan, server, service, shop};
+use crate::testing::{eject, endpoint, only_elsewhere, plan, server, service, shop};
 
 fn only_port(service: ServicePort) -> PortView {
     let name = service.name.service.clone();
@@ -193,11 +193,35 @@ fn encrypted_http2_is_noted_once_seen() {
 }
 
 #[test]
+fn an_ejected_endpoint_is_not_used_and_the_others_are_counted() {
+    let plan = shop();
+    eject(server(&plan, "shop/cart:grpc", Family::V4), "192.0.2.2:9000");
+    let Explanation::Served { ports, .. } = explain(&plan, "shop", "cart") else {
+        panic!("is served")
+    };
+    let used: Vec<_> = ports[0].endpoints.iter().map(|endpoint| endpoint.used).collect();
+    assert_eq!(used, [true, false, false, true]);
+    let ejected = &ports[0].endpoints[1];
+    let (start, end) = (
+        "ejected for ",
+        " s more, as it failed in a row; last it ended a \
+                                         connection before it had replied",
+    );
+    let seconds = ejected.reason.strip_prefix(start).and_then(|rest| rest.strip_suffix(end));
+    let seconds: u32 = seconds.expect(&ejected.reason).parse().unwrap();
+    assert!((1..=30).contains(&seconds), "{seconds}");
+    assert_eq!(ejected.rule, "--outlier-detection");
+    let reason = |family: usize| ports[0].families[family].reason.as_str();
+    assert_eq!(reason(0), "2 of 3 endpoints are used, but for 1 that fail");
+    assert_eq!(reason(1), "1 of 1 endpoints are used");
+}
+
+#[test]
 fn an_unserved_service_is_not_ours_with_the_reason() {
     let unserved =
         [(ServiceName::new("shop", "mesh"), Unserved::OtherProxy { label: "cilium".into() })];
     let snapshot = Snapshot::default().with_unserved(unserved.into_iter().collect());
-    let now = std::time::Instant::now();
+    let now = Instant::now();
     let (plan, _) = Plan::seeded(1).next(Arc::new(snapshot), SchedulerName::Rr, now);
     let text = render_text(&explain(&plan, "shop", "mesh"));
     assert_eq!(

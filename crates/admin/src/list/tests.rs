@@ -7,7 +7,7 @@ use streamvs_balance::{Choice, ConnectFailure, Unit, Verdict};
 use streamvs_table::{Family, Protocol, TrafficPolicy, Usability};
 
 use super::*;
-use crate::testing::{endpoint, give, plan, server, service, shop};
+use crate::testing::{eject, endpoint, give, plan, server, service, shop};
 
 /// The shop with some streams done, some open, and failures. The guards keep them open.
 fn busy_shop() -> (Plan, Vec<Choice>) {
@@ -46,7 +46,7 @@ fn endpoint_json(address: &str, port: u16, changes: Value) -> Value {
         "address": address, "port": port, "node": "node-a", "zone": null,
         "ready": true, "serving": true, "terminating": false, "usable": true, "reason": "ready",
         "weight": 1, "activeConnections": 0, "activeStreams": 0,
-        "connections": 0, "streams": 0, "failures": 0,
+        "connections": 0, "streams": 0, "failures": 0, "ejectedSeconds": null, "ejections": 0,
         "grpcResponses": 0, "grpcErrors": 0, "p50Seconds": null, "p99Seconds": null,
         "usableFromOutside": true,
     });
@@ -207,6 +207,27 @@ TCP  [2001:db8:96::10]:50051 rr shop/cart:grpc persistent 10800 also node port 3
         "{text}"
     );
     assert!(!rate(&before, &after, 0).contains("inf"));
+}
+
+#[test]
+fn an_ejected_endpoint_is_shown_with_the_time_that_is_left() {
+    let plan = shop();
+    eject(server(&plan, "shop/cart:grpc", Family::V4), "192.0.2.1:9000");
+    let all = views(&plan);
+    let of = |index: usize| &all[1].endpoints[index];
+    let left = of(0).ejected_seconds.unwrap();
+    assert!(left > 0.0 && left <= 30.0, "{left}");
+    assert_eq!((of(0).ejections, of(0).usable, &*of(0).reason), (1, true, "ready"));
+    assert_eq!((of(1).ejected_seconds, of(1).ejections), (None, 0));
+    let text = render_text(&all, Columns::Load);
+    let line = text.lines().find(|line| line.contains("192.0.2.1:9000")).unwrap();
+    assert!(line.ends_with(&format!("0        ejected, {left:.0} s left")), "{line}");
+    // An agent that does not know of ejections says nothing of them.
+    let mut older = serde_json::to_value(of(1)).unwrap();
+    for field in ["ejectedSeconds", "ejections"] {
+        older.as_object_mut().unwrap().remove(field).unwrap();
+    }
+    assert_eq!(serde_json::from_value::<EndpointView>(older).unwrap(), *of(1));
 }
 
 #[test]

@@ -148,6 +148,10 @@ fn endpoint_row(endpoint: &EndpointView, cells: Vec<String>) -> Row {
         }
         _ => {}
     }
+    if let Some(left) = endpoint.ejected_seconds {
+        note.push_str(if note.is_empty() { "" } else { ", " });
+        let _ = write!(note, "ejected, {left:.0} s left");
+    }
     Row { left: format!("  -> {address}"), cells, note }
 }
 

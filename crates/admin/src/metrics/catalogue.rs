@@ -104,6 +104,27 @@ pub const CONNECT_FAILURES: Metric = counter(
     "Dials to the endpoint that failed.",
 );
 
+/// What spoke against endpoints.
+pub const ENDPOINT_FAULTS: Metric = counter(
+    "streamvs_endpoint_faults_total",
+    &["namespace", "service", "port", "endpoint", "reason"],
+    "What spoke against the endpoint; several without an answer between them eject it.",
+);
+
+/// Times endpoints were ejected.
+pub const ENDPOINT_EJECTIONS: Metric = counter(
+    "streamvs_endpoint_ejections_total",
+    ENDPOINT,
+    "Times that the endpoint was passed over for a while, as it had failed in a row.",
+);
+
+/// Endpoints ejected now.
+pub const EJECTED_ENDPOINTS: Metric = gauge(
+    "streamvs_ejected_endpoints",
+    SERVICE,
+    "Endpoints that are passed over now, as they have failed in a row.",
+);
+
 /// Moves to a second endpoint.
 pub const REPLAYS: Metric = counter(
     "streamvs_replays_total",
@@ -367,6 +388,9 @@ pub const ALL: &[Metric] = &[
     GRPC_RESPONSES,
     STREAM_DURATION,
     CONNECT_FAILURES,
+    ENDPOINT_FAULTS,
+    ENDPOINT_EJECTIONS,
+    EJECTED_ENDPOINTS,
     REPLAYS,
     DETECT,
     BYTES,

@@ -11,7 +11,7 @@ use streamvs_table::{Family, Protocol, Usability};
 use super::*;
 use crate::health::Probe;
 use crate::testing::{
-    admin, endpoint, give, only_elsewhere, plan, server, service, shop, use_everything,
+    admin, eject, endpoint, give, only_elsewhere, plan, server, service, shop, use_everything,
 };
 use crate::{Admin, Moment, NodeState, TableSource};
 
@@ -198,6 +198,29 @@ fn the_source_in_use_and_broken_watches_are_told() {
     }
     let answer = admin.health.answer(Probe::Livez, Moment::now());
     assert!(answer.body.ends_with(r#""tableSource":"state"}"#), "{}", answer.body);
+}
+
+#[test]
+fn ejected_endpoints_are_counted() {
+    let plan = shop();
+    let cart = server(&plan, "shop/cart:grpc", Family::V4);
+    drop(give(cart, "192.0.2.2:9000", Unit::Stream));
+    eject(cart, "192.0.2.1:9000");
+    let (admin, _) = admin(plan);
+    let exposition = Exposition::of(&admin);
+    let cart = [("namespace", "shop"), ("service", "cart"), ("port", "grpc")];
+    let at = |name: &str, more: &[(&str, &str)]| {
+        exposition.value(name, &[cart.as_slice(), more].concat())
+    };
+    assert_eq!(at("streamvs_ejected_endpoints", &[]), Some(1.0));
+    let (bad, good) = (("endpoint", "192.0.2.1:9000"), ("endpoint", "192.0.2.2:9000"));
+    assert_eq!(at("streamvs_endpoint_ejections_total", &[bad]), Some(1.0));
+    assert_eq!(at("streamvs_endpoint_ejections_total", &[good]), None);
+    for (reason, count) in
+        [("lost_before_reply", Some(5.0)), ("dial_failed", None), ("grpc_unavailable", None)]
+    {
+        assert_eq!(at("streamvs_endpoint_faults_total", &[bad, ("reason", reason)]), count);
+    }
 }
 
 #[test]

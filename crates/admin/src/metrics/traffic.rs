@@ -6,14 +6,15 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Instant;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{
     DescriptorEncoder, EncodeLabelSet, EncodeLabelValue, LabelSetEncoder, LabelValueEncoder,
 };
 use streamvs_balance::{
-    ConnectFailure, Histogram, HistogramSnapshot, Plan, ReplayReason, ServiceStats, TargetStats,
-    Verdict, VirtualServer,
+    ConnectFailure, Counter, Fault, Histogram, HistogramSnapshot, Plan, ReplayReason, ServiceStats,
+    TargetStats, Verdict, VirtualServer,
 };
 use streamvs_table::ServicePort;
 
@@ -36,6 +37,7 @@ struct UsedTarget<'p> {
     address: String,
     active_connections: u32,
     active_streams: u32,
+    is_ejected: bool,
     stats: &'p TargetStats,
 }
 
@@ -104,10 +106,11 @@ impl Used<'_> {
 
 /// The used ServicePorts in name order.
 fn used(plan: &Plan) -> Vec<Used<'_>> {
+    let now = Instant::now();
     let mut all: Vec<Used<'_>> = Vec::new();
     let mut last = None;
     for server in plan.virtual_servers() {
-        let Some(targets) = used_targets(server) else {
+        let Some(targets) = used_targets(server, now) else {
             continue;
         };
         let name = &server.service().name;
@@ -125,7 +128,7 @@ fn used(plan: &Plan) -> Vec<Used<'_>> {
 }
 
 /// The targets with traffic of a ServicePort with traffic; none of one without.
-fn used_targets(server: &VirtualServer) -> Option<Vec<UsedTarget<'_>>> {
+fn used_targets(server: &VirtualServer, now: Instant) -> Option<Vec<UsedTarget<'_>>> {
     let stats = server.stats();
     let targets: Vec<_> = server
         .targets()
@@ -136,10 +139,11 @@ fn used_targets(server: &VirtualServer) -> Option<Vec<UsedTarget<'_>>> {
                 address: target.address().to_string(),
                 active_connections: target.active_connections(),
                 active_streams: target.active_streams(),
+                is_ejected: target.ejection(now).is_some(),
             })
         })
         .collect();
-    let any = |counters: &[streamvs_balance::Counter]| counters.iter().any(|c| c.get() > 0);
+    let any = |counters: &[Counter]| counters.iter().any(|c| c.get() > 0);
     let counted = any(&stats.connections)
         || any(&stats.replays)
         || stats.active_connections.get() > 0
@@ -168,6 +172,11 @@ fn services(encoder: &mut DescriptorEncoder<'_>, used: &[Used<'_>]) -> fmt::Resu
     for of in used {
         let count = of.total(|stats| stats.active_connections.get());
         samples.at(&of.labels)?.gauge(count)?;
+    }
+    let mut samples = begin(encoder, &catalogue::EJECTED_ENDPOINTS)?;
+    for of in used {
+        let count = of.targets.iter().filter(|target| target.is_ejected).count();
+        samples.at(&of.labels)?.gauge(count as u64)?;
     }
     let mut samples = begin(encoder, &catalogue::REPLAYS)?;
     for of in used {
@@ -250,15 +259,32 @@ fn endpoints(encoder: &mut DescriptorEncoder<'_>, used: &[Used<'_>]) -> fmt::Res
         histogram_if_any(samples, labels, &target.stats.stream_duration.snapshot())
     })?;
     each(begin(encoder, &catalogue::CONNECT_FAILURES)?, used, |samples, labels, target| {
-        for failure in ConnectFailure::ALL {
-            let count = target.stats.failures[failure.index()].get();
-            if count > 0 {
-                let labels = (*labels, [("reason", failure.as_str())]);
-                samples.at(&labels)?.counter(count)?;
-            }
+        let reasons = ConnectFailure::ALL.map(ConnectFailure::as_str);
+        by_reason(samples, labels, &reasons, &target.stats.failures)
+    })?;
+    each(begin(encoder, &catalogue::ENDPOINT_FAULTS)?, used, |samples, labels, target| {
+        let reasons = Fault::ALL.map(Fault::as_str);
+        by_reason(samples, labels, &reasons, &target.stats.faults)
+    })?;
+    each(begin(encoder, &catalogue::ENDPOINT_EJECTIONS)?, used, |samples, labels, target| {
+        match target.stats.ejections.get() {
+            0 => Ok(()),
+            count => samples.at(labels)?.counter(count),
         }
-        Ok(())
     })
+}
+
+/// Those of an endpoint's counters that are above 0, each under its reason.
+fn by_reason(
+    samples: &mut Samples<'_>,
+    labels: &EndpointLabels<'_>,
+    reasons: &[&'static str],
+    counters: &[Counter],
+) -> fmt::Result {
+    for (reason, count) in reasons.iter().zip(counters).filter(|(_, count)| count.get() > 0) {
+        samples.at(&(*labels, [("reason", *reason)]))?.counter(count.get())?;
+    }
+    Ok(())
 }
 
 fn counter_if_any(

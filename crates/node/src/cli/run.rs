@@ -154,6 +154,23 @@ pub(crate) struct RunOptions {
     #[arg(long, value_enum, default_value_t = Http2Engine::Switch)]
     pub(crate) http2_engine: Http2Engine,
 
+    /// Pass over endpoints that fail again and again, for a time and never more than half of a
+    /// Service's
+    #[arg(long, value_parser = values::boolean, num_args = 0..=1, require_equals = true, default_value = "true", default_missing_value = "true")]
+    pub(crate) outlier_detection: bool,
+
+    /// So many faults of an endpoint without an answer between them eject it
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) outlier_consecutive_faults: u32,
+
+    /// For how long the first time; each next time is twice as long
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = values::positive_duration)]
+    pub(crate) outlier_base_ejection_time: Duration,
+
+    /// For how long at most; after as long without a fault it is the first time again
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = values::positive_duration)]
+    pub(crate) outlier_max_ejection_time: Duration,
+
     /// Close a plain connection without a byte for this long; 0 leaves that to keepalive
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = values::duration)]
     pub(crate) ipvs_tcp_timeout: Duration,

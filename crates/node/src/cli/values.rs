@@ -191,6 +191,11 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     go_duration(text).ok_or_else(|| format!("{DURATION} is needed"))
 }
 
+pub(crate) fn positive_duration(text: &str) -> Result<Duration, String> {
+    let positive = go_duration(text).filter(|duration| !duration.is_zero());
+    positive.ok_or_else(|| format!("{DURATION} is needed, and more than 0"))
+}
+
 /// A sum of decimal numbers, each with a unit. None: it is something else, or too long.
 fn go_duration(text: &str) -> Option<Duration> {
     let mut rest = text.strip_prefix('+').unwrap_or(text);
