@@ -113,14 +113,11 @@ impl Desired {
                     desired.drop.insert((ip, port, protocol));
                 }
             }
-            if kind == AddressKind::LoadBalancer && treatment != Treatment::Reject {
-                desired.guard(
-                    ip,
-                    port,
-                    protocol,
-                    &service.source_ranges,
-                    &snapshot.node().addresses,
-                );
+            let sources = service.sources(ip, &snapshot.node().addresses);
+            if let Some(sources) = sources.filter(|_| treatment != Treatment::Reject) {
+                desired.guarded.insert((ip, port, protocol));
+                let allowed = sources.into_iter().map(|range| (ip, port, protocol, range));
+                desired.allowed.extend(allowed);
             }
         }
         for (port, protocol, service) in snapshot.node_ports() {
@@ -131,31 +128,6 @@ impl Desired {
             desired.health.extend(Family::BOTH.map(|family| (family, port, Protocol::Tcp)));
         }
         desired
-    }
-
-    /// Lets only clients of these ranges in; everybody where there is none of the family. Where
-    /// they have an address of the node, its processes may come with the address itself, which is
-    /// on the node then.
-    fn guard(
-        &mut self,
-        ip: IpAddr,
-        port: u16,
-        protocol: Protocol,
-        source_ranges: &[IpNet],
-        node: &[IpAddr],
-    ) {
-        let of_family = |range: &&IpNet| Family::of(range.addr()) == Family::of(ip);
-        let mut ranges: Vec<IpNet> = source_ranges.iter().filter(of_family).copied().collect();
-        if ranges.is_empty() {
-            return;
-        }
-        if node.iter().any(|node| ranges.iter().any(|range| range.contains(node))) {
-            ranges.push(ip.into());
-        }
-        self.guarded.insert((ip, port, protocol));
-        // nftables refuses ranges that overlap.
-        self.allowed
-            .extend(IpNet::aggregate(&ranges).into_iter().map(|range| (ip, port, protocol, range)));
     }
 
     fn serve_at_node(&mut self, port: u16, protocol: Protocol, service: &ServicePort) {

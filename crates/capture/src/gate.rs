@@ -99,8 +99,7 @@ impl Gate {
     /// The kernel has no nf_tables, or not what [`Switch::Owner`] needs; we lack `CAP_NET_ADMIN`;
     /// or no bit is left beside the mark.
     pub fn new(config: GateConfig) -> io::Result<Self> {
-        let bit = (LOWEST_BIT..u32::BITS).map(|bit| 1 << bit).find(|bit| config.mark & bit == 0);
-        let bit = bit.ok_or(io::ErrorKind::InvalidInput)?;
+        let bit = Self::bit_beside(config.mark).ok_or(io::ErrorKind::InvalidInput)?;
         let channel = Channel::open()?;
         let heart = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
         heart.set_nonblocking(true)?;
@@ -125,6 +124,12 @@ impl Gate {
             opened: AtomicBool::new(false),
             lost: AtomicBool::new(false),
         })
+    }
+
+    /// The mark bit that says "open" where our own sockets have this mark; none where that leaves
+    /// no bit.
+    pub fn bit_beside(mark: u32) -> Option<u32> {
+        (LOWEST_BIT..u32::BITS).map(|bit| 1 << bit).find(|bit| mark & bit == 0)
     }
 
     /// The mark bit that says "open", for [`Config::gate`](crate::Config::gate).

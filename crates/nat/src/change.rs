@@ -3,12 +3,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{Display, Write as _};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use streamvs_table::Family;
 
 use crate::contents::Contents;
+use crate::key::List;
 use crate::layout::{self, TABLE};
+use crate::ranges::Ranges;
 
 /// Elements in one statement: nft parses each whole, and wants memory for it.
 const ELEMENTS: usize = 5_000;
@@ -16,17 +18,28 @@ const ELEMENTS: usize = 5_000;
 /// The shared chains that exist. They are few, and stay until the table is made anew.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Shared {
-    /// `pick-0` to one before this.
+    /// The main list's `pick-0` to one before this.
     pub(crate) place_count: u16,
-    /// Names of the chains that pick a place.
-    pub(crate) turns: BTreeSet<String>,
+    /// The same of the local list.
+    pub(crate) local_place_count: u16,
+    /// Names of the others.
+    pub(crate) chains: BTreeSet<String>,
+}
+
+impl Shared {
+    pub(crate) fn place_count(&mut self, list: List) -> &mut u16 {
+        match list {
+            List::Main => &mut self.place_count,
+            List::Local => &mut self.local_place_count,
+        }
+    }
 }
 
 /// The table made anew, without Services.
-pub(crate) fn renew(family: Family, exists: bool) -> String {
+pub(crate) fn renew(family: Family, mark: u32, exists: bool) -> String {
     let word = layout::word(family);
     let delete = if exists { format!("delete table {word} {TABLE}\n") } else { String::new() };
-    delete + &layout::base(family)
+    delete + &layout::base(family, mark)
 }
 
 /// Brings elements, chains and sets from `old` to `new`; `shared` learns which shared chains are
@@ -40,23 +53,22 @@ pub(crate) fn script(
     let table = format!("{} {TABLE}", layout::word(family));
     let mut text = String::new();
 
-    let (services_gone, services_new) = differ(&old.services, &new.services);
-    let (endpoints_gone, endpoints_new) = differ(&old.endpoints, &new.endpoints);
-    delete(&mut text, &table, "services", services_gone);
-    for (place, keys) in by_place(endpoints_gone.into_iter().copied()) {
-        delete(&mut text, &table, &format!("endpoint-{place}"), keys);
+    let (gone, added) = differ(&old.elements, &new.elements);
+    for keys in gone.chunk_by(|(one, _), (other, _)| one == other) {
+        delete(&mut text, &table, keys[0].0, keys.iter().map(|(_, key)| key));
     }
 
-    for turn in &new.turns {
-        if shared.turns.contains(&turn.to_string()) {
+    for chain in &new.shared {
+        if shared.chains.contains(&chain.to_string()) {
             continue;
         }
-        while shared.place_count < turn.count {
-            text.push_str(&layout::pick(family, shared.place_count));
-            shared.place_count += 1;
+        let place_count = shared.place_count(chain.turn.list);
+        while *place_count < chain.turn.count {
+            text.push_str(&layout::pick(family, chain.turn.list, *place_count));
+            *place_count += 1;
         }
-        text.push_str(&layout::turn(family, *turn));
-        shared.turns.insert(turn.to_string());
+        text.push_str(&layout::shared(family, *chain));
+        shared.chains.insert(chain.to_string());
     }
 
     let (clients_gone, clients_new) = differ(&old.clients, &new.clients);
@@ -74,13 +86,10 @@ pub(crate) fn script(
         }
     }
 
-    let endpoints_new = endpoints_new.into_iter().map(|((place, key), to)| (*place, (key, *to)));
-    for (place, elements) in by_place(endpoints_new) {
-        let elements = elements.into_iter().map(|(key, to)| format!("{key} : {}", Pair(to)));
-        add(&mut text, &table, &format!("endpoint-{place}"), elements);
+    for elements in added.chunk_by(|((one, _), _), ((other, _), _)| one == other) {
+        let texts = elements.iter().map(|((_, key), value)| format!("{key} : {value}"));
+        add(&mut text, &table, elements[0].0.0, texts);
     }
-    let services_new = services_new.into_iter().map(|(key, chain)| format!("{key} : goto {chain}"));
-    add(&mut text, &table, "services", services_new);
 
     for name in &chains_gone {
         line(&mut text, format_args!("flush chain {table} {name}"));
@@ -113,6 +122,19 @@ pub(crate) fn hairpins<V>(
     text
 }
 
+/// Brings the sets of ranges from `old` to `new`, both of the family.
+pub(crate) fn ranges(family: Family, old: &Ranges, new: &Ranges) -> String {
+    let table = format!("{} {TABLE}", layout::word(family));
+    let mut text = String::new();
+    for (set, old, new) in
+        [(layout::NODE, &old.node, &new.node), (layout::PODS, &old.pods, &new.pods)]
+    {
+        delete(&mut text, &table, set, old.difference(new));
+        add(&mut text, &table, set, new.difference(old));
+    }
+    text
+}
+
 /// The keys that are gone or have another value, and those that are new or have another value.
 fn differ<'a, K: Ord, V: PartialEq>(
     old: &'a BTreeMap<K, V>,
@@ -123,18 +145,10 @@ fn differ<'a, K: Ord, V: PartialEq>(
     (gone.map(|(key, _)| key).collect(), added.collect())
 }
 
-fn by_place<T>(elements: impl Iterator<Item = (u16, T)>) -> BTreeMap<u16, Vec<T>> {
-    let mut by_place = BTreeMap::<u16, Vec<T>>::new();
-    for (place, element) in elements {
-        by_place.entry(place).or_default().push(element);
-    }
-    by_place
-}
-
 fn delete<T: Display>(
     text: &mut String,
     table: &str,
-    set: &str,
+    set: impl Display,
     keys: impl IntoIterator<Item = T>,
 ) {
     statements(text, &format!("delete element {table} {set}"), keys);
@@ -143,7 +157,7 @@ fn delete<T: Display>(
 fn add<T: Display>(
     text: &mut String,
     table: &str,
-    set: &str,
+    set: impl Display,
     elements: impl IntoIterator<Item = T>,
 ) {
     statements(text, &format!("add element {table} {set}"), elements);
@@ -167,15 +181,6 @@ fn statements<T: Display>(
 
 fn line(text: &mut String, line: std::fmt::Arguments<'_>) {
     writeln!(text, "{line}").expect("a String takes every write");
-}
-
-/// `10.244.1.10 . 53`
-struct Pair(SocketAddr);
-
-impl Display for Pair {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} . {}", self.0.ip(), self.0.port())
-    }
 }
 
 #[cfg(test)]

@@ -8,7 +8,6 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload, Nla as _,
@@ -21,7 +20,11 @@ use netlink_packet_netfilter::{
 };
 use netlink_sys::constants::NETLINK_NETFILTER;
 use netlink_sys::{AsyncSocket as _, AsyncSocketExt as _, TokioSocket};
-use streamvs_table::{AddressKind, Disposition, Family, Protocol, Snapshot};
+use streamvs_table::{
+    AddressKind, Disposition, Family, Protocol, ServicePort, Snapshot, TrafficPolicy,
+};
+
+use crate::ranges::Ranges;
 
 /// Attributes that tell entries of equal tuples apart (`CTA_ID`, `CTA_ZONE`).
 const TELLING: [u16; 2] = [12, 18];
@@ -37,24 +40,47 @@ pub(crate) struct Flow {
 
 /// True where a flow to a Service leads to what is not, or no longer, an endpoint of it.
 ///
-/// An endpoint that terminates and still serves keeps its flows, as connections would.
-pub(crate) fn is_stale(flow: &Flow, before: &Snapshot, after: &Snapshot) -> bool {
+/// An endpoint that terminates and still serves keeps its flows, as connections would. So does one
+/// that the policy would not give to the client any more: as by kube-proxy, nobody asks where a
+/// flow is from.
+pub(crate) fn is_stale(flow: &Flow, before: &Snapshot, after: &Snapshot, ranges: &Ranges) -> bool {
     let Flow { dialled, answers_from } = *flow;
-    let (ip, port) = (dialled.ip(), dialled.port());
-    // Other addresses than ClusterIPs are not translated here.
-    let service_of = |table: &Snapshot| {
-        let service = table.lookup(ip, port, Protocol::Udp)?;
-        (service.kind_of(ip) == Some(AddressKind::ClusterIp)).then(|| Arc::clone(service))
-    };
-    let Some(service) = service_of(after) else {
+    let Some((service, kind)) = dialled_service(flow, after, ranges) else {
         // Of a Service that is gone only what was translated leads astray.
-        return service_of(before).is_some() && answers_from != dialled;
+        return dialled_service(flow, before, ranges).is_some() && answers_from != dialled;
+    };
+    let (balancing, policies) = match kind {
+        AddressKind::ClusterIp => (service.internal_policy, [service.internal_policy; 2]),
+        AddressKind::LoadBalancer | AddressKind::ExternalIp | AddressKind::NodePort => {
+            (TrafficPolicy::Cluster, [TrafficPolicy::Cluster, service.external_policy])
+        }
     };
     let endpoint = service.endpoints.iter().find(|endpoint| endpoint.address == answers_from);
-    let keeps = endpoint
-        .is_some_and(|endpoint| endpoint.usable(service.internal_policy) || endpoint.serving);
-    let balanced = service.internal_disposition(Family::of(ip)) == Disposition::Balance;
-    !(keeps && balanced)
+    let keeps = endpoint.is_some_and(|endpoint| {
+        endpoint.serving || policies.into_iter().any(|policy| endpoint.usable(policy))
+    });
+    let family = Family::of(dialled.ip());
+    !(keeps && service.disposition_by(balancing, family) == Disposition::Balance)
+}
+
+/// The Service that a client dialled, and by what kind of address.
+fn dialled_service<'a>(
+    flow: &Flow,
+    table: &'a Snapshot,
+    ranges: &Ranges,
+) -> Option<(&'a ServicePort, AddressKind)> {
+    let (ip, port) = (flow.dialled.ip(), flow.dialled.port());
+    if let Some(service) = table.lookup(ip, port, Protocol::Udp) {
+        return service.kind_of(ip).map(|kind| (service.as_ref(), kind));
+    }
+    // Where node ports are served at all addresses of the node, a flow to somebody else passes for
+    // one to it, unless it was translated.
+    let is_told = !ranges.are_all_of(Family::of(ip)) || table.node().addresses.contains(&ip);
+    if !ranges.serve_at(ip) || !(is_told || flow.answers_from != flow.dialled) {
+        return None;
+    }
+    let service = table.node_port(port, Protocol::Udp)?;
+    service.cluster_ip(Family::of(ip)).map(|_| (service.as_ref(), AddressKind::NodePort))
 }
 
 /// Deletes the UDP flows of a family for which `is_stale` holds. Returns how many those were.

@@ -7,12 +7,15 @@ use std::time::{Duration, Instant};
 
 use streamvs_table::{Family, PerFamily, Protocol, ServicePort, Snapshot};
 
+use crate::Error;
 use crate::change::{self, Shared};
-use crate::contents::Contents;
+use crate::conntrack::{self, Flow};
+use crate::contents::{Common, Contents};
+use crate::layout;
 use crate::listing::Listing;
 use crate::nft::Nft;
 use crate::order::Order;
-use crate::{Error, conntrack};
+use crate::ranges::Ranges;
 
 /// How the kernel path works on this node.
 #[derive(Clone, Debug)]
@@ -20,6 +23,11 @@ pub struct Config {
     /// The scheduler of Services that ask for none, by its name. The kernel takes turns for `rr`,
     /// hashes the client for `sh`, and picks by chance where a scheduler looks at load.
     pub scheduler: String,
+    /// Endpoints see the node's address, whoever the client is.
+    pub masquerade_all: bool,
+    /// Mark bits of packets whose source is to become the node's, while they are on their way
+    /// through the node. Not 0.
+    pub masquerade_mark: u32,
 }
 
 /// What a change did.
@@ -49,9 +57,13 @@ pub struct Reconciled {
 pub struct KernelPath {
     nft: Nft,
     families: Vec<Family>,
-    default: Order,
+    order: Order,
+    masquerade_all: bool,
+    mark: u32,
     /// What the kernel holds, unless `doubtful`.
     snapshot: Arc<Snapshot>,
+    /// The same.
+    ranges: Ranges,
     shared: PerFamily<Shared>,
     hairpins: PerFamily<BTreeMap<IpAddr, u32>>,
     /// A change failed, so that the kernel is to be read before the next one.
@@ -59,7 +71,7 @@ pub struct KernelPath {
 }
 
 impl KernelPath {
-    /// Brings the kernel to `snapshot`, in one transaction. What a predecessor left is adopted:
+    /// Brings the kernel to `snapshot` and `ranges`, in one transaction. What a predecessor left is adopted:
     /// only the difference is written, and nothing where there is none.
     ///
     /// # Errors
@@ -68,46 +80,57 @@ impl KernelPath {
     pub async fn install(
         config: Config,
         snapshot: Arc<Snapshot>,
+        ranges: Ranges,
     ) -> Result<(Self, Applied), Error> {
         let nft = Nft::locate()?;
-        nft.probe(Family::V4).await?;
+        let mark = config.masquerade_mark;
+        nft.probe(Family::V4, mark).await?;
         let mut families = vec![Family::V4];
-        match nft.probe(Family::V6).await {
+        match nft.probe(Family::V6, mark).await {
             Ok(()) => families.push(Family::V6),
             Err(error) => tracing::warn!(%error, "the kernel balances no ipv6 services"),
         }
         let mut path = Self {
             nft,
             families,
-            default: Order::of(&config.scheduler),
+            order: Order::of(&config.scheduler),
+            masquerade_all: config.masquerade_all,
+            mark,
             snapshot: Arc::default(),
+            ranges: Ranges::default(),
             shared: PerFamily::default(),
             hairpins: PerFamily::default(),
             doubtful: true,
         };
-        let script_bytes = path.settle(&snapshot).await?;
-        let flows = forget_flows(&path.families, &Snapshot::default(), &snapshot).await;
-        path.snapshot = snapshot;
+        let script_bytes = path.settle(&snapshot, &ranges).await?;
+        (path.snapshot, path.ranges) = (snapshot, ranges);
+        let flows = path.forget_flows(&path.families, &Snapshot::default()).await;
         Ok((path, Applied { script_bytes, flows }))
     }
 
-    /// Brings the kernel from the last snapshot to this one. Costs one run of `nft` with the
+    /// Brings the kernel from the last snapshot and ranges to these. Costs one run of `nft` with the
     /// difference, and nothing where there is none; then the UDP flows of removed endpoints go.
     ///
     /// # Errors
     /// `nft` failed, also after the kernel was read. The next `update` or [`KernelPath::audit`]
     /// tries again.
-    pub async fn update(&mut self, snapshot: Arc<Snapshot>) -> Result<Applied, Error> {
-        let stepped = self.step(&snapshot).await;
+    pub async fn update(
+        &mut self,
+        snapshot: Arc<Snapshot>,
+        ranges: Ranges,
+    ) -> Result<Applied, Error> {
+        let stepped = self.step(&snapshot, &ranges).await;
         let script_bytes = match stepped {
             Some(script_bytes) => script_bytes,
-            None => self.settle(&snapshot).await?,
+            None => self.settle(&snapshot, &ranges).await?,
         };
-        let before = std::mem::replace(&mut self.snapshot, Arc::clone(&snapshot));
+        let before = std::mem::replace(&mut self.snapshot, snapshot);
+        let elsewhere = std::mem::replace(&mut self.ranges, ranges) != self.ranges;
         let mut concerned = self.families.clone();
         // Nobody knows where new flows went before the kernel was read.
-        concerned.retain(|family| stepped.is_none() || udp_differs(&before, &snapshot, *family));
-        let flows = forget_flows(&concerned, &before, &snapshot).await;
+        let every = stepped.is_none() || elsewhere;
+        concerned.retain(|family| every || udp_differs(&before, &self.snapshot, *family));
+        let flows = self.forget_flows(&concerned, &before).await;
         Ok(Applied { script_bytes, flows })
     }
 
@@ -119,19 +142,20 @@ impl KernelPath {
     /// `nft` failed.
     pub async fn audit(&mut self) -> Result<Applied, Error> {
         for family in self.families.clone() {
-            let wanted = self.chains(family);
+            let wanted = Contents::with_own_chains(&self.snapshot, self.common(family));
             let text = self.nft.list(family, false).await?;
             let listing = text.as_deref().and_then(Listing::parse);
+            let version = layout::version(family, self.mark);
             let whole = listing.is_some_and(|listing| {
-                let shared = listing.shared(family, &wanted);
+                let shared = listing.shared(&version, &wanted);
                 shared.as_ref() == Some(self.shared.get(family)) && listing.has_chains_of(&wanted)
             });
             if !whole || self.doubtful {
-                let snapshot = Arc::clone(&self.snapshot);
-                let script_bytes = self.settle(&snapshot).await?;
+                let (snapshot, ranges) = (Arc::clone(&self.snapshot), self.ranges.clone());
+                let script_bytes = self.settle(&snapshot, &ranges).await?;
                 let mut flows = PerFamily::default();
                 if script_bytes > 0 {
-                    flows = forget_flows(&self.families, &snapshot, &snapshot).await;
+                    flows = self.forget_flows(&self.families, &snapshot).await;
                 }
                 return Ok(Applied { script_bytes, flows });
             }
@@ -139,18 +163,13 @@ impl KernelPath {
         Ok(Applied::default())
     }
 
-    /// The chains and sets of single Services.
-    fn chains(&self, family: Family) -> Contents {
-        let mut contents = Contents::default();
-        for port in self.snapshot.services().filter(|port| port.affinity.is_some()) {
-            contents.add(port, &self.snapshot, family, self.default);
-        }
-        contents
+    fn common(&self, family: Family) -> Common {
+        Common { family, order: self.order, masquerade_all: self.masquerade_all }
     }
 
     /// Writes the difference between two snapshots, from which only what differs is computed.
     /// None: that cannot be done, or failed; the kernel is to be read.
-    async fn step(&mut self, snapshot: &Snapshot) -> Option<usize> {
+    async fn step(&mut self, snapshot: &Snapshot, ranges: &Ranges) -> Option<usize> {
         if self.doubtful {
             return None;
         }
@@ -159,12 +178,14 @@ impl KernelPath {
         let mut script = String::new();
         for family in self.families.clone() {
             let (mut old, mut new) = (Contents::default(), Contents::default());
+            let common = self.common(family);
             for port in left.iter().copied() {
-                old.add(port, &before, family, self.default);
+                old.add(port, &before, common);
             }
             for port in joined.iter().copied() {
-                new.add(port, snapshot, family, self.default);
+                new.add(port, snapshot, common);
             }
+            script += &change::ranges(family, &self.ranges.of(family), &ranges.of(family));
             script += &change::script(family, &old, &new, self.shared.get_mut(family));
             let hairpins = self.hairpins.get_mut(family);
             let present: BTreeSet<IpAddr> = hairpins.keys().copied().collect();
@@ -182,28 +203,25 @@ impl KernelPath {
     }
 
     /// Reads what the kernel holds and writes what differs from a snapshot.
-    async fn settle(&mut self, snapshot: &Snapshot) -> Result<usize, Error> {
+    async fn settle(&mut self, snapshot: &Snapshot, ranges: &Ranges) -> Result<usize, Error> {
         self.doubtful = true;
         let mut script = String::new();
         for family in self.families.clone() {
-            let wanted = Contents::of(snapshot, family, self.default);
+            let wanted = Contents::of(snapshot, self.common(family));
             let text = self.nft.list(family, true).await?;
             let listing = text.as_deref().and_then(Listing::parse);
+            let version = layout::version(family, self.mark);
             let adopted = listing.and_then(|listing| {
-                let shared = listing.shared(family, &wanted)?;
+                let shared = listing.shared(&version, &wanted)?;
                 Some((listing, shared))
             });
-            let (found, hairpins, mut shared) = match adopted {
-                Some((listing, shared)) => {
-                    (listing.contents(&wanted), listing.hairpins().clone(), shared)
-                }
-                None => {
-                    script += &change::renew(family, text.is_some());
-                    Default::default()
-                }
-            };
-            script += &change::script(family, &found, &wanted, &mut shared);
-            script += &change::hairpins(family, &hairpins, &wanted.hairpins);
+            let (listing, mut shared) = adopted.unwrap_or_else(|| {
+                script += &change::renew(family, self.mark, text.is_some());
+                Default::default()
+            });
+            script += &change::ranges(family, listing.ranges(), &ranges.of(family));
+            script += &change::script(family, &listing.contents(&wanted), &wanted, &mut shared);
+            script += &change::hairpins(family, listing.hairpins(), &wanted.hairpins);
             *self.shared.get_mut(family) = shared;
             *self.hairpins.get_mut(family) = wanted.hairpins;
         }
@@ -211,41 +229,44 @@ impl KernelPath {
         self.doubtful = false;
         Ok(script.len())
     }
-}
 
-/// Deletes the UDP flows that lead to what is no endpoint any more. A failure is logged: the
-/// flows end by themselves when they are silent for long enough.
-///
-/// To list the flows of a family costs a walk over the kernel's whole hash table, however few
-/// they are, so only families that may have stale ones are listed.
-async fn forget_flows(
-    families: &[Family],
-    before: &Snapshot,
-    after: &Snapshot,
-) -> PerFamily<Option<Reconciled>> {
-    let mut reconciled = PerFamily::default();
-    for family in families.iter().copied() {
-        let started = Instant::now();
-        let forgotten = conntrack::forget(family, |flow| conntrack::is_stale(flow, before, after));
-        match forgotten.await.map_err(Error::Conntrack) {
-            Ok(deleted) => {
-                let took = started.elapsed();
-                *reconciled.get_mut(family) = Some(Reconciled { deleted, took });
+    /// Deletes the UDP flows that lead to what is no endpoint any more. A failure is logged: the
+    /// flows end by themselves when they are silent for long enough.
+    ///
+    /// To list the flows of a family costs a walk over the kernel's whole hash table, however few
+    /// they are, so only families that may have stale ones are listed.
+    async fn forget_flows(
+        &self,
+        families: &[Family],
+        before: &Snapshot,
+    ) -> PerFamily<Option<Reconciled>> {
+        let is_stale =
+            |flow: &Flow| conntrack::is_stale(flow, before, &self.snapshot, &self.ranges);
+        let mut reconciled = PerFamily::default();
+        for family in families.iter().copied() {
+            let started = Instant::now();
+            match conntrack::forget(family, is_stale).await.map_err(Error::Conntrack) {
+                Ok(deleted) => {
+                    let took = started.elapsed();
+                    *reconciled.get_mut(family) = Some(Reconciled { deleted, took });
+                }
+                Err(error) => tracing::error!(%error, "clients may go on to removed endpoints"),
             }
-            Err(error) => tracing::error!(%error, "clients may go on to removed endpoints"),
         }
+        reconciled
     }
-    reconciled
 }
 
 /// The ServicePorts that are gone or changed, and those that are new or changed. Costs as
 /// [`Snapshot::changes_since`]; but where ServicePorts claim the same address all count as both,
-/// since an address may have changed hands.
+/// since an address may have changed hands, and where the node's addresses changed, since
+/// loadBalancerSourceRanges may name them.
 fn difference<'a>(
     before: &'a Snapshot,
     after: &'a Snapshot,
 ) -> (Vec<&'a ServicePort>, Vec<&'a ServicePort>) {
-    if before.conflicts().chain(after.conflicts()).next().is_some() {
+    let disputed = before.conflicts().chain(after.conflicts()).next().is_some();
+    if disputed || before.node().addresses != after.node().addresses {
         let all = |snapshot: &'a Snapshot| snapshot.services().map(Arc::as_ref).collect();
         return (all(before), all(after));
     }
@@ -267,7 +288,8 @@ fn missing_from<'a>(
     these.iter().filter(missing).map(Arc::as_ref)
 }
 
-/// True where a UDP ServicePort with a ClusterIP of a family differs.
+/// True where a UDP ServicePort with a ClusterIP of a family differs. None has another address
+/// without one.
 fn udp_differs(before: &Snapshot, after: &Snapshot, family: Family) -> bool {
     let (left, joined) = difference(before, after);
     let concerned = |port: &&ServicePort| {

@@ -5,8 +5,10 @@ use std::fmt::Write as _;
 
 use streamvs_table::Family;
 
+use crate::key::{List, Map};
 use crate::order::{Order, Turn};
 use crate::sticky::hash;
+use crate::way::{SharedChain, Way};
 
 /// The name of our nftables table in the families `ip` and `ip6`.
 pub const TABLE: &str = "streamvs-nat";
@@ -14,8 +16,18 @@ pub const TABLE: &str = "streamvs-nat";
 /// Behind iptables and kube-proxy's nftables mode, which are at -100, and behind capture.
 const PRIORITY: i32 = -95;
 
-/// Chains with a hook, and how many rules each has.
-pub(crate) const HOOKS: [(&str, usize); 3] = [("prerouting", 1), ("output", 1), ("postrouting", 2)];
+/// The chain that marks packets whose source is to become the node's.
+pub(crate) const MARK: &str = "to-masquerade";
+
+/// The set of where pods are.
+pub(crate) const PODS: &str = "pods";
+
+/// The set of addresses at which node ports are served.
+pub(crate) const NODE: &str = "node-addresses";
+
+/// Chains that are always there, and how many rules each has.
+pub(crate) const FIXED: [(&str, usize); 5] =
+    [("dispatch", 2), ("prerouting", 1), ("output", 1), (MARK, 1), ("postrouting", 3)];
 
 /// The family's word in nft.
 pub(crate) fn word(family: Family) -> &'static str {
@@ -41,41 +53,67 @@ pub(crate) fn address_type(family: Family) -> &'static str {
     }
 }
 
-/// The expression that is looked up in maps of service addresses.
-fn dialled(family: Family) -> String {
+/// The expression that is looked up in maps of service addresses, or of node ports.
+pub(crate) fn dialled(family: Family, at_node: bool) -> String {
+    if at_node {
+        return "meta l4proto . th dport".to_owned();
+    }
     format!("meta l4proto . {} daddr . th dport", word(family))
 }
 
-/// The table with its hooks, and without Services. Ends with an empty chain whose name tells which
-/// layout this is.
-pub(crate) fn base(family: Family) -> String {
-    let text = without_version(family);
-    let version = version(family);
+/// The type of the keys of those maps.
+fn key_type(family: Family, at_node: bool) -> String {
+    if at_node {
+        return "inet_proto . inet_service".to_owned();
+    }
+    format!("inet_proto . {} . inet_service", address_type(family))
+}
+
+/// The table with its hooks, and without Services; `mark` are the bits of [`MARK`]. Ends with an
+/// empty chain whose name tells which layout this is.
+pub(crate) fn base(family: Family, mark: u32) -> String {
+    let text = without_version(family, mark);
+    let version = version(family, mark);
     let family = word(family);
     format!("{text}add chain {family} {TABLE} {version}\n")
 }
 
 /// The name of the chain that tells the layout.
-pub(crate) fn version(family: Family) -> String {
-    format!("version-{:016x}", hash(&probe(family)))
+pub(crate) fn version(family: Family, mark: u32) -> String {
+    format!("version-{:016x}", hash(&probe(family, mark)))
 }
 
-fn without_version(family: Family) -> String {
+fn without_version(family: Family, mark: u32) -> String {
     let (table, address) = (format!("{} {TABLE}", word(family)), address_type(family));
-    let (dialled, word) = (dialled(family), word(family));
+    let (dialled, at_node, word) = (dialled(family, false), dialled(family, true), word(family));
+    let unmarked = !mark;
     let loopback = match family {
         Family::V4 => "127.0.0.0/8",
         Family::V6 => "::1",
     };
-    format!(
-        "add table {table}\n\
-         add map {table} services {{ type inet_proto . {address} . inet_service : verdict; }}\n\
+    let mut text = format!("add table {table}\n");
+    for map in Map::VERDICTS {
+        let key = key_type(family, map.at_node);
+        writeln!(text, "add map {table} {map} {{ type {key} : verdict; }}")
+            .expect("a String takes every write");
+    }
+    text + &format!(
+        "add set {table} {NODE} {{ type {address}; flags interval; }}\n\
+         add set {table} {PODS} {{ type {address}; flags interval; }}\n\
          add set {table} hairpin {{ type {address} . {address}; }}\n\
+         add chain {table} dispatch\n\
+         add rule {table} dispatch {dialled} vmap @services\n\
+         add rule {table} dispatch {word} daddr @{NODE} {word} daddr != {loopback} \
+         fib daddr type local {at_node} vmap @node-ports\n\
          add chain {table} prerouting {{ type nat hook prerouting priority {PRIORITY}; }}\n\
-         add rule {table} prerouting {dialled} vmap @services\n\
+         add rule {table} prerouting goto dispatch\n\
          add chain {table} output {{ type nat hook output priority {PRIORITY}; }}\n\
-         add rule {table} output {dialled} vmap @services\n\
+         add rule {table} output goto dispatch\n\
+         add chain {table} {MARK}\n\
+         add rule {table} {MARK} meta mark set meta mark | {mark:#x}\n\
          add chain {table} postrouting {{ type nat hook postrouting priority 100; }}\n\
+         add rule {table} postrouting meta mark & {mark:#x} == {mark:#x} \
+         meta mark set meta mark & {unmarked:#x} ct status dnat masquerade fully-random\n\
          add rule {table} postrouting ct status dnat {word} saddr . {word} daddr @hairpin \
          masquerade\n\
          add rule {table} postrouting ct status dnat {word} saddr {loopback} oifname != \"lo\" \
@@ -85,44 +123,66 @@ fn without_version(family: Family) -> String {
 
 /// One of everything a layout can have: what the kernel must be able to do. Its hash is the
 /// version.
-pub(crate) fn probe(family: Family) -> String {
-    let mut text = without_version(family);
-    text.push_str(&pick(family, 0));
-    text.push_str(&pick(family, 1));
-    for order in [Order::Rotation, Order::Chance, Order::Source] {
-        text.push_str(&turn(family, Turn::new(order, 2, 0)));
+pub(crate) fn probe(family: Family, mark: u32) -> String {
+    let mut text = without_version(family, mark);
+    for list in [List::Main, List::Local] {
+        text.push_str(&pick(family, list, 0));
+        text.push_str(&pick(family, list, 1));
+        for order in [Order::Rotation, Order::Chance, Order::Source] {
+            let turn = Turn::new(list, order, 2, 0);
+            for way in Way::Split.with_needed() {
+                text.push_str(&shared(family, SharedChain { way, turn }));
+            }
+        }
     }
     text.push_str(&clients(family, "client-0", 1));
     text
 }
 
-/// The map and the chain of a place among endpoints.
-pub(crate) fn pick(family: Family, place: u16) -> String {
+/// The maps and the chain of a place among the endpoints of a list. A packet to a node port is in
+/// no map of addresses.
+pub(crate) fn pick(family: Family, list: List, place: u16) -> String {
     let (table, address) = (format!("{} {TABLE}", word(family)), address_type(family));
-    let (dialled, word) = (dialled(family), word(family));
-    format!(
-        "add map {table} endpoint-{place} {{ type inet_proto . {address} . inet_service : \
-         {address} . inet_service; }}\n\
-         add chain {table} pick-{place}\n\
-         add rule {table} pick-{place} dnat {word} to {dialled} map @endpoint-{place}\n"
-    )
+    let chain = format!("{}pick-{place}", list.prefix());
+    let maps = [false, true].map(|at_node| Map { list, at_node, place: Some(place) });
+    let mut text = String::new();
+    for map in maps {
+        let key = key_type(family, map.at_node);
+        writeln!(text, "add map {table} {map} {{ type {key} : {address} . inet_service; }}")
+            .expect("a String takes every write");
+    }
+    writeln!(text, "add chain {table} {chain}").expect("a String takes every write");
+    for map in maps {
+        let (dialled, word) = (dialled(family, map.at_node), word(family));
+        writeln!(text, "add rule {table} {chain} dnat {word} to {dialled} map @{map}")
+            .expect("a String takes every write");
+    }
+    text
 }
 
-/// The chain that picks a place. The chains of its places must be there.
-pub(crate) fn turn(family: Family, turn: Turn) -> String {
+/// A chain that Services share. The chains that it needs must be there.
+pub(crate) fn shared(family: Family, chain: SharedChain) -> String {
     let table = format!("{} {TABLE}", word(family));
-    let mut text = format!("add chain {table} {turn}\n");
-    write!(text, "add rule {table} {turn} ").expect("a String takes every write");
+    let mut text = format!("add chain {table} {chain}\n");
+    let rules = match chain.way {
+        Way::Straight => vec![turn(family, chain.turn)],
+        Way::Masquerade | Way::Split => chain.way.rules(family, &chain.turn.to_string()),
+    };
+    for rule in rules {
+        writeln!(text, "add rule {table} {chain} {rule}").expect("a String takes every write");
+    }
+    text
+}
+
+/// The rule that picks a place.
+fn turn(family: Family, turn: Turn) -> String {
+    let pick = format!("goto {}pick", turn.list.prefix());
     if turn.count == 1 {
-        text.push_str("goto pick-0\n");
-        return text;
+        return format!("{pick}-0");
     }
     let places: Vec<String> =
-        (0..turn.count).map(|place| format!("{place} : goto pick-{place}")).collect();
-    let number = turn.number(source(family));
-    writeln!(text, "{number} vmap {{ {} }}", places.join(", "))
-        .expect("a String takes every write");
-    text
+        (0..turn.count).map(|place| format!("{place} : {pick}-{place}")).collect();
+    format!("{} vmap {{ {} }}", turn.number(source(family)), places.join(", "))
 }
 
 /// A set of clients.

@@ -1,6 +1,7 @@
 //! The kernel path: Services that the kernel balances by itself, in nftables maps.
 //!
-//! What comes in: the table ([`Snapshot`](streamvs_table::Snapshot)). What goes out: one nftables
+//! What comes in: the table ([`Snapshot`](streamvs_table::Snapshot)), and the addresses of the node
+//! and of pods ([`Ranges`]). What goes out: one nftables
 //! table of each family, [`TABLE`], and conntrack entries of UDP flows that lead nowhere any more
 //! deleted. Never here: sockets of the data path, Services without usable endpoints (`capture`
 //! refuses them), decisions about endpoints (`resolve` has made them).
@@ -13,8 +14,8 @@
 //!
 //! ```text
 //!  prerouting, output                    (priority -95: behind capture and kube-proxy at -100)
-//!    protocol . address . port  vmap @services
-//!        |                    |
+//!    protocol . address . port  vmap @services            else, to an address of the node,
+//!        |                    |                           protocol . port vmap @node-ports
 //!        | goto rr-3-07       | goto sticky-5f3c...          with sessionAffinity
 //!        v                    v
 //!    numgen inc mod 3       client in @client-... ? goto its pin-...
@@ -23,17 +24,22 @@
 //!             2 : pick-2 }              v
 //!        |                            update @client-... { client }
 //!        v                            dnat to 10.244.1.10:53
-//!    dnat to protocol . address . port map @endpoint-1
+//!    dnat to protocol . address . port map @endpoint-1, else to protocol . port map @node-endpoint-1
 //!
-//!  postrouting:  source . destination in @hairpin: masquerade
+//!  postrouting:  marked, or source . destination in @hairpin: masquerade
 //! ```
 //!
 //! - **Flat.** A Service is one element of `services`, and one of `endpoint-0`, `endpoint-1`...
 //!   for each endpoint. Chains are for numbers of endpoints, and shared by all Services that have
 //!   as many. A change of endpoints is a change of elements, in one transaction for both families;
 //!   10,000 Services load in half a second, where a chain for each takes sixteen.
-//! - **Turns are taken in 16 groups** (`rr-3-00` to `rr-3-0f`, by the address's last bits) and not
+//! - **Other addresses than ClusterIPs** lead to the same chains by way of one that marks what is to
+//!   be masqueraded, or that asks where a client is and has those outside look into maps of their
+//!   own (`way`). A node port is in maps without an address. Who is not let in, or has no endpoint
+//!   under externalTrafficPolicy Local, is not translated, and `capture` drops it.
+//! - **Turns are taken in 16 groups** (`rr-3-00` to `rr-3-0f`, by the ClusterIP's last bits) and not
 //!   by each Service, so that two Services which one client asks in turn do not share a turn.
+//! - **loadBalancerSourceRanges need a chain** for each Service that has some.
 //! - **sessionAffinity needs chains of its own**: one for the Service and one with a set of clients
 //!   for each endpoint, as in kube-proxy's nftables mode, with the same meaning: an entry lasts
 //!   for the timeout since the client's last new connection, and goes with its endpoint.
@@ -56,15 +62,19 @@ mod conntrack;
 mod contents;
 mod error;
 mod kernel_path;
+mod key;
 mod layout;
 mod listing;
 mod nft;
 mod order;
+mod ranges;
 mod sticky;
 #[cfg(test)]
 mod testing;
+mod way;
 
 pub use cleanup::cleanup;
 pub use error::Error;
 pub use kernel_path::{Applied, Config, KernelPath, Reconciled};
 pub use layout::TABLE;
+pub use ranges::Ranges;

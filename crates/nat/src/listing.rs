@@ -3,13 +3,17 @@
 //! Text that is not understood makes the table another's: it is made anew.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
-use streamvs_table::{Family, Protocol};
+use ipnet::IpNet;
 
 use crate::change::Shared;
-use crate::contents::{Contents, Key};
-use crate::layout::{self, HOOKS};
+use crate::contents::{Contents, is_own};
+use crate::key::{Key, List, Map, Value};
+use crate::layout::{self, FIXED};
+use crate::order;
+use crate::ranges::Ranges;
+use crate::way::Way;
 
 /// Our table as it was found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -18,9 +22,9 @@ pub(crate) struct Listing {
     chains: BTreeMap<String, usize>,
     /// The sets of clients and how many seconds an entry lasts.
     clients: BTreeMap<String, u64>,
-    services: BTreeMap<Key, String>,
-    endpoints: BTreeMap<(u16, Key), SocketAddr>,
+    elements: BTreeMap<(Map, Key), Value>,
     hairpins: BTreeSet<IpAddr>,
+    ranges: Ranges,
 }
 
 impl Listing {
@@ -50,50 +54,53 @@ impl Listing {
         Some(listing)
     }
 
-    /// The shared chains of this layout, where it is this layout and no rule of it, nor of the
-    /// chains in `wanted` that are there, is missing.
-    pub(crate) fn shared(&self, family: Family, wanted: &Contents) -> Option<Shared> {
+    /// The shared chains of the layout of this version, where it is that one and no rule of it,
+    /// nor of the chains in `wanted` that are there, is missing.
+    pub(crate) fn shared(&self, version: &str, wanted: &Contents) -> Option<Shared> {
         let rules_of = |name: &str| self.chains.get(name).copied();
-        let hooks = HOOKS.iter().all(|(name, count)| rules_of(name) == Some(*count));
-        if !hooks || rules_of(&layout::version(family)) != Some(0) {
+        let fixed = FIXED.iter().all(|(name, count)| rules_of(name) == Some(*count));
+        if !fixed || rules_of(version) != Some(0) {
             return None;
         }
         let mut shared = Shared::default();
-        let mut place_count = 0;
         for (name, &rule_count) in &self.chains {
-            let is_whole = match name.split('-').next().unwrap_or_default() {
-                "pick" => {
-                    place_count += 1;
-                    rule_count == 1
-                }
-                "rr" | "random" | "hash" => {
-                    shared.turns.insert(name.clone());
-                    rule_count == 1
-                }
-                _ => wanted.chains.get(name).is_none_or(|rules| rules.len() == rule_count),
+            let (way, turn) = Way::of(name);
+            let (list, of_list) = List::of(turn);
+            let is_whole = if of_list.starts_with("pick-") {
+                *shared.place_count(list) += 1;
+                rule_count == 2
+            } else if order::WORDS.iter().any(|word| of_list.starts_with(word)) {
+                shared.chains.insert(name.clone());
+                rule_count == way.rule_count()
+            } else {
+                wanted.chains.get(name).is_none_or(|rules| rules.len() == rule_count)
             };
             if !is_whole {
                 return None;
             }
         }
-        shared.place_count = place_count;
-        (0..place_count).all(|place| rules_of(&format!("pick-{place}")).is_some()).then_some(shared)
+        let has_all = |list: List| {
+            let count = *shared.clone().place_count(list);
+            (0..count).all(|place| rules_of(&format!("{}pick-{place}", list.prefix())).is_some())
+        };
+        (has_all(List::Main) && has_all(List::Local)).then_some(shared)
     }
 
     /// What it holds, given the rules that chains of these names have.
     pub(crate) fn contents(&self, wanted: &Contents) -> Contents {
         let rules = |name: &String| wanted.chains.get(name).cloned().unwrap_or_default();
-        let own = self
-            .chains
-            .keys()
-            .filter(|name| name.starts_with("sticky-") || name.starts_with("pin-"));
+        let own = self.chains.keys().filter(|name| is_own(name));
         Contents {
-            services: self.services.clone(),
-            endpoints: self.endpoints.clone(),
+            elements: self.elements.clone(),
             chains: own.map(|name| (name.clone(), rules(name))).collect(),
             clients: self.clients.clone(),
             ..Contents::default()
         }
+    }
+
+    /// The elements of the sets of ranges.
+    pub(crate) fn ranges(&self) -> &Ranges {
+        &self.ranges
     }
 
     /// The elements of the set of hairpins.
@@ -118,7 +125,7 @@ impl Listing {
                     self.clients.insert(name.clone(), seconds);
                 }
             }
-            Block::Services | Block::Endpoints(_) | Block::Hairpin => {}
+            Block::Map(_) | Block::Hairpin | Block::Node | Block::Pods => {}
             Block::None => return None,
         }
         Some(())
@@ -127,15 +134,19 @@ impl Listing {
     fn elements(&mut self, block: &Block, text: &str) -> Option<()> {
         for element in text.split(',').map(str::trim).filter(|element| !element.is_empty()) {
             match block {
-                Block::Services => {
-                    let (key, chain) = element.split_once(" : goto ")?;
-                    self.services.insert(key_of(key)?, chain.to_owned());
+                Block::Map(map) => {
+                    let (key, value) = element.split_once(" : ")?;
+                    let (key, value) = (Key::parse(key)?, Value::parse(value)?);
+                    if *map != Map::of(map.list, map.place, key) {
+                        return None;
+                    }
+                    self.elements.insert((*map, key), value);
                 }
-                Block::Endpoints(place) => {
-                    let (key, to) = element.split_once(" : ")?;
-                    let (ip, port) = to.split_once(" . ")?;
-                    let to = SocketAddr::new(ip.parse().ok()?, port.parse().ok()?);
-                    self.endpoints.insert((*place, key_of(key)?), to);
+                Block::Node => {
+                    self.ranges.node.insert(range(element)?);
+                }
+                Block::Pods => {
+                    self.ranges.pods.insert(range(element)?);
                 }
                 Block::Hairpin => {
                     let (ip, same) = element.split_once(" . ")?;
@@ -156,10 +167,10 @@ impl Listing {
 /// Between which braces a line stands.
 enum Block {
     None,
-    Services,
-    /// The map of a place.
-    Endpoints(u16),
+    Map(Map),
     Hairpin,
+    Node,
+    Pods,
     Clients(String),
     Chain(String),
 }
@@ -170,29 +181,19 @@ impl Block {
         match (words.next()?, words.next()?) {
             ("table", _) => Some(Self::None),
             ("chain", name) => Some(Self::Chain(name.to_owned())),
-            ("map", "services") => Some(Self::Services),
+            ("map", name) => Some(Self::Map(Map::parse(name)?)),
             ("set", "hairpin") => Some(Self::Hairpin),
-            ("map", name) => {
-                let place = name.strip_prefix("endpoint-")?.parse().ok()?;
-                Some(Self::Endpoints(place))
-            }
+            ("set", layout::NODE) => Some(Self::Node),
+            ("set", layout::PODS) => Some(Self::Pods),
             ("set", name) if name.starts_with("client-") => Some(Self::Clients(name.to_owned())),
             _ => None,
         }
     }
 }
 
-/// `17 . 10.96.0.53 . 53`
-fn key_of(text: &str) -> Option<Key> {
-    let mut parts = text.split(" . ");
-    let protocol = match parts.next()? {
-        "6" => Protocol::Tcp,
-        "17" => Protocol::Udp,
-        "132" => Protocol::Sctp,
-        _ => return None,
-    };
-    let key = Key { protocol, ip: parts.next()?.parse().ok()?, port: parts.next()?.parse().ok()? };
-    parts.next().is_none().then_some(key)
+/// `10.244.1.0/24` or `192.0.2.1`
+fn range(text: &str) -> Option<IpNet> {
+    text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
 }
 
 #[cfg(test)]

@@ -46,13 +46,13 @@ impl Nft {
     }
 
     /// Says what is missing where the kernel cannot do what the rules of a family need.
-    pub(crate) async fn probe(&self, family: Family) -> Result<(), Error> {
+    pub(crate) async fn probe(&self, family: Family, mark: u32) -> Result<(), Error> {
         let tables = self.run(&["list", "tables"], "").await?;
         if !tables.status.success() {
             return Err(Error::NoNftables { stderr: stderr(&tables) });
         }
         // Checked by the kernel, and not committed.
-        let checked = self.run(&["-c", "-f", "-"], &layout::probe(family)).await?;
+        let checked = self.run(&["-c", "-f", "-"], &layout::probe(family, mark)).await?;
         if !checked.status.success() {
             return Err(Error::Unsupported { family, stderr: stderr(&checked) });
         }

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::key::List;
+
 /// How the kernel picks one of several endpoints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Order {
@@ -28,9 +30,10 @@ impl Order {
 /// Groups among which the Services with as many endpoints share their turns.
 const GROUPS: u8 = 16;
 
-/// A way to pick one of `count` endpoints, shared by all Services that have as many.
+/// How one of `count` endpoints of a list is picked, shared by all Services that have as many.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Turn {
+    pub(crate) list: List,
     order: Order,
     /// At least 1.
     pub(crate) count: u16,
@@ -40,11 +43,11 @@ pub(crate) struct Turn {
 
 impl Turn {
     /// `seed` chooses the group; Services should have different ones.
-    pub(crate) fn new(order: Order, count: u16, seed: u8) -> Self {
+    pub(crate) fn new(list: List, order: Order, count: u16, seed: u8) -> Self {
         let group = if order == Order::Rotation && count > 1 { seed % GROUPS } else { 0 };
         // One endpoint is always the first, whatever the order.
         let order = if count > 1 { order } else { Order::Chance };
-        Self { order, count, group }
+        Self { list, order, count, group }
     }
 
     /// The expression that yields a number below `count`; `source` names the client's address.
@@ -58,10 +61,14 @@ impl Turn {
     }
 }
 
+/// A chain's name that begins so is a turn's, behind the list's prefix.
+pub(crate) const WORDS: [&str; 3] = ["rr-", "random-", "hash-"];
+
 /// The name of its chain.
 impl fmt::Display for Turn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { order, count, group } = self;
+        let Self { list, order, count, group } = self;
+        f.write_str(list.prefix())?;
         match order {
             Order::Rotation => write!(f, "rr-{count}-{group:02x}"),
             Order::Chance => write!(f, "random-{count}"),
@@ -86,14 +93,18 @@ mod tests {
             ("sh", "hash-3"),
             ("mh", "hash-3"),
         ] {
-            assert_eq!(Turn::new(Order::of(scheduler), 3, 21).to_string(), chain, "{scheduler}");
+            assert_eq!(
+                Turn::new(List::Main, Order::of(scheduler), 3, 21).to_string(),
+                chain,
+                "{scheduler}"
+            );
         }
     }
 
     #[test]
     fn a_single_endpoint_has_one_chain_for_all_schedulers() {
         for order in [Order::Rotation, Order::Chance, Order::Source] {
-            assert_eq!(Turn::new(order, 1, 7).to_string(), "random-1");
+            assert_eq!(Turn::new(List::Main, order, 1, 7).to_string(), "random-1");
         }
     }
 }

@@ -16,13 +16,17 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use streamvs_table::{Family, Protocol, ServicePortName};
+use streamvs_table::{Family, ServicePortName};
 
 use crate::contents::Contents;
+use crate::key;
 use crate::layout;
 
-/// Adds what a ServicePort needs; returns the chain its addresses lead to. `endpoints` are not
-/// empty.
+/// Names of the chains begin so, of the Service's own and of those of its endpoints.
+pub(crate) const CHAIN: &str = "sticky-";
+pub(crate) const PIN: &str = "pin-";
+
+/// Adds what a list of endpoints needs, which is not empty; returns the chain that picks one.
 pub(crate) fn add(
     contents: &mut Contents,
     name: &ServicePortName,
@@ -31,11 +35,7 @@ pub(crate) fn add(
     timeout: Duration,
 ) -> String {
     let source = layout::source(family);
-    let protocol = match name.protocol {
-        Protocol::Tcp => "tcp",
-        Protocol::Udp => "udp",
-        Protocol::Sctp => "sctp",
-    };
+    let protocol = key::word(name.protocol);
     let seconds = timeout.as_secs().max(1);
     let mut known = Vec::with_capacity(endpoints.len() + 1);
     let mut turns = Vec::with_capacity(endpoints.len());
@@ -46,7 +46,7 @@ pub(crate) fn add(
             format!("update @{clients} {{ {source} }}"),
             format!("meta l4proto {protocol} dnat to {endpoint}"),
         ];
-        let pin = format!("pin-{:016x}", hash(&rules.join("\n")));
+        let pin = format!("{PIN}{:016x}", hash(&rules.join("\n")));
         known.push(format!("{source} @{clients} goto {pin}"));
         turns.push(format!("{place} : goto {pin}"));
         contents.chains.insert(pin, rules);
@@ -54,7 +54,7 @@ pub(crate) fn add(
     }
     let count = turns.len();
     known.push(format!("numgen random mod {count} vmap {{ {} }}", turns.join(", ")));
-    let chain = format!("sticky-{:016x}", hash(&known.join("\n")));
+    let chain = format!("{CHAIN}{:016x}", hash(&known.join("\n")));
     contents.chains.insert(chain.clone(), known);
     chain
 }

@@ -9,8 +9,9 @@ use streamvs_table::{
 };
 
 use crate::change::{self, Shared};
-use crate::contents::Contents;
+use crate::contents::{Common, Contents};
 use crate::order::Order;
+use crate::ranges::Ranges;
 
 /// A ServicePort with ready endpoints on another node; rejected where it has none of a family.
 pub(crate) fn port(
@@ -55,6 +56,15 @@ pub(crate) fn port(
     }
 }
 
+/// A UDP ServicePort with a load balancer's address and a node port.
+pub(crate) fn balancer(name: &str, endpoints: &[&str]) -> ServicePort {
+    ServicePort {
+        load_balancer_ips: vec!["203.0.113.7".parse().expect("an address")],
+        node_port: Some(30_053),
+        ..port(name, Protocol::Udp, &["10.96.0.10"], 53, endpoints)
+    }
+}
+
 /// The same with sessionAffinity.
 pub(crate) fn sticky(port: ServicePort, seconds: u64) -> ServicePort {
     ServicePort { affinity: Some(Duration::from_secs(seconds)), ..port }
@@ -79,13 +89,23 @@ pub(crate) fn snapshot(ports: Vec<ServicePort>) -> Snapshot {
 }
 
 pub(crate) fn contents(snapshot: &Snapshot, family: Family) -> Contents {
-    Contents::of(snapshot, family, Order::Rotation)
+    Contents::of(snapshot, Common { family, order: Order::Rotation, masquerade_all: false })
+}
+
+/// Any mark bit.
+pub(crate) const MARK: u32 = 0x4000;
+
+/// Where the tests' node and its pods are.
+pub(crate) fn ranges() -> Ranges {
+    let range = |text: &str| [text.parse().expect("a range")].into();
+    Ranges { node: range("192.0.2.1/32"), pods: range("10.244.0.0/16") }
 }
 
 /// The script that makes a table with these contents, from nothing.
 pub(crate) fn whole(family: Family, contents: &Contents) -> (String, Shared) {
     let mut shared = Shared::default();
-    let script = change::renew(family, false)
+    let script = change::renew(family, MARK, false)
+        + &change::ranges(family, &Ranges::default(), &ranges().of(family))
         + &change::script(family, &Contents::default(), contents, &mut shared)
         + &change::hairpins(family, &Default::default(), &contents.hairpins);
     (script, shared)

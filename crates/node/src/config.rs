@@ -9,7 +9,7 @@ use std::time::Duration;
 use streamvs_accept::{OnRefused, RefusalReason};
 use streamvs_admin::{Addresses, NodeMetrics, Refusal};
 use streamvs_balance::EjectionPolicy;
-use streamvs_capture::{Backend, GateConfig, Switch, Tools};
+use streamvs_capture::{Backend, Gate, GateConfig, Switch, Tools};
 use streamvs_relay::Options;
 use streamvs_relay::connect::{DialOptions, Keepalive};
 use streamvs_relay::h2::Engine;
@@ -155,8 +155,22 @@ pub(crate) fn client_ip(options: &RunOptions) -> Wish {
 
 /// None: next to kube-proxy.
 pub(crate) fn kernel_path(options: &RunOptions) -> Option<streamvs_nat::Config> {
-    let scheduler = options.ipvs_scheduler.as_str().to_owned();
-    options.kube_proxy_replacement.then_some(streamvs_nat::Config { scheduler })
+    options.kube_proxy_replacement.then(|| streamvs_nat::Config {
+        scheduler: options.ipvs_scheduler.as_str().to_owned(),
+        masquerade_all: options.masquerade_all,
+        masquerade_mark: masquerade_mark(options),
+    })
+}
+
+fn masquerade_mark(options: &RunOptions) -> u32 {
+    1 << options.iptables_masquerade_bit
+}
+
+/// The mark of what is to be masqueraded is one that says something else here.
+pub(crate) fn marks_clash(options: &RunOptions) -> bool {
+    let ours = options.upstream_mark.unwrap_or(DEFAULT_MARK);
+    let gate = Gate::bit_beside(ours).unwrap_or_default();
+    masquerade_mark(options) & (ours | gate) != 0
 }
 
 /// Where pods are not said of the whole cluster, those of this node are known.

@@ -17,7 +17,7 @@ use ipnet::IpNet;
 use streamvs_admin::{Health, Moment, NodeMetrics, NodeState, Sync, TableSource};
 use streamvs_balance::{Plan, SchedulerName};
 use streamvs_capture::{BEAT, Capture, Desired, Gate};
-use streamvs_nat::{KernelPath, Reconciled};
+use streamvs_nat::{KernelPath, Ranges, Reconciled};
 use streamvs_resolve::Changes;
 use streamvs_table::publish::Publisher;
 use streamvs_table::{Aliases, Family, Snapshot};
@@ -311,7 +311,7 @@ impl Rules {
         // What capture falls back to is there before capture is.
         let kernel_path = match self.kernel_path.take() {
             Some(config) => {
-                let installed = KernelPath::install(config, snapshot).await;
+                let installed = KernelPath::install(config, snapshot, ranges(&desired)).await;
                 let (kernel_path, applied) = installed.map_err(Error::KernelPath)?;
                 tracing::info!(script_bytes = applied.script_bytes, "kernel path installed");
                 tell_of_flows(&self.metrics, &applied);
@@ -465,16 +465,22 @@ impl Installed {
         if !Arc::ptr_eq(&target.desired, &self.captured) {
             captured = self.capture.update(&target.desired).await.map_err(Error::Capture);
             if captured.is_ok() {
-                self.captured = target.desired;
+                self.captured = Arc::clone(&target.desired);
             }
         }
         if let Some(kernel_path) = &mut self.kernel_path {
-            let applied = kernel_path.update(target.snapshot).await.map_err(Error::KernelPath)?;
+            let applied = kernel_path.update(target.snapshot, ranges(&target.desired)).await;
+            let applied = applied.map_err(Error::KernelPath)?;
             tracing::debug!(script_bytes = applied.script_bytes, "the kernel path follows");
             tell_of_flows(metrics, &applied);
         }
         captured
     }
+}
+
+/// The kernel path goes by the same ranges as capture.
+fn ranges(desired: &Desired) -> Ranges {
+    Ranges { node: desired.node_ranges.clone(), pods: desired.pod_ranges.clone() }
 }
 
 fn tell_of_flows(metrics: &NodeMetrics, applied: &streamvs_nat::Applied) {

@@ -126,6 +126,14 @@ pub(crate) fn read(arguments: Vec<OsString>) -> Result<Invocation, Refusal> {
         return Err(Refusal::Usage(command().error(ErrorKind::ArgumentConflict, text)));
     }
     if let Command::Run(options) = &cli.command
+        && options.kube_proxy_replacement
+        && crate::config::marks_clash(options)
+    {
+        let text = "--iptables-masquerade-bit is one of --upstream-mark's bits, or the lowest from \
+                    0x4 that is none of them, by which connections are captured";
+        return Err(Refusal::Usage(command().error(ErrorKind::ArgumentConflict, text)));
+    }
+    if let Command::Run(options) = &cli.command
         && options.iptables_sync_period > crate::cli::values::MAX_SYNC_PERIOD
     {
         notices.push(Notice::Bounded { name: "the sync period", bound: "30s" });
@@ -230,8 +238,10 @@ fn flags_of(
             Here::Used("iptables_sync_period") if section_mode(setting) != section_of(mode) => {
                 notices.push(Notice::OtherMode { field: setting.field });
             }
-            Here::Used("masquerade_all") if !of_masquerading_mode(setting, mode) => {
-                if *value == Value::Bool(true) {
+            Here::Used("masquerade_all" | "iptables_masquerade_bit")
+                if !of_masquerading_mode(setting, mode) =>
+            {
+                if *value != setting.default() {
                     notices.push(Notice::OtherMode { field: setting.field });
                 }
             }

@@ -80,6 +80,23 @@ impl ServicePort {
         }
     }
 
+    /// From where this address may be reached, as ranges that do not overlap; none: from
+    /// everywhere. `node` are the node's own addresses: where the ranges have one of them, its
+    /// processes may come with the address itself, which is on the node then.
+    ///
+    /// Source: kube-proxy's firewall chains, for load balancers' addresses only.
+    pub fn sources(&self, ip: IpAddr, node: &[IpAddr]) -> Option<Vec<IpNet>> {
+        if self.kind_of(ip) != Some(AddressKind::LoadBalancer) {
+            return None;
+        }
+        let of_family = |range: &&IpNet| Family::of(range.addr()) == Family::of(ip);
+        let mut ranges: Vec<IpNet> = self.source_ranges.iter().filter(of_family).copied().collect();
+        if node.iter().any(|node| ranges.iter().any(|range| range.contains(node))) {
+            ranges.push(ip.into());
+        }
+        (!ranges.is_empty()).then(|| IpNet::aggregate(&ranges))
+    }
+
     /// It has an address besides its ClusterIPs.
     pub fn is_external(&self) -> bool {
         self.node_port.is_some()

@@ -17,6 +17,7 @@ use streamvs_support::udp::{self, Client, ask_anew};
 use streamvs_support::wait::{eventually, eventually_some};
 use streamvs_support::{Family, tcp};
 
+use crate::outside::exposed;
 use crate::scene::{PODS, Scene, address, needs_node, tcp_service};
 
 /// Where UDP and SCTP endpoints listen.
@@ -281,7 +282,7 @@ fn sctp_is_sent_on_to_an_endpoint() {
 }
 
 /// An SCTP packet with one INIT chunk (RFC 9260, section 3.3.2).
-fn init(from: u16, to: u16) -> Vec<u8> {
+pub(crate) fn init(from: u16, to: u16) -> Vec<u8> {
     let mut packet = [from.to_be_bytes(), to.to_be_bytes()].concat();
     packet.extend([0; 8]); // Verification tag 0, and the checksum to come.
     packet.extend([1, 0, 0, 20]); // INIT, 20 octets.
@@ -412,7 +413,16 @@ fn a_restart_with_the_same_services_writes_nothing() {
     for service in [&plain, &dns, &sticky.affinity(7_200)] {
         scene.publish(service, &PODS);
     }
-    let start = || scene.agent(&[REPLACE]);
+    // By other addresses too, under each policy, and with a guard.
+    let seen = Service::new("seen", &both, 55).port("dns", 80, PORT).protocol("UDP");
+    for (service, policy, ranges) in
+        [(&plain, "Cluster", &["198.51.100.0/24", "2001:db8::/32"][..]), (&seen, "Local", &[])]
+    {
+        scene.publish(service, &PODS);
+        let object = exposed(service, policy, ranges).to_string();
+        scene.manifests.text(&format!("service-{}.json", service.name()), &object);
+    }
+    let start = || scene.agent(&[REPLACE, "--nodeport-addresses", "all"]);
     let mut agent = start();
     agent.kill();
     let mut agent = None;

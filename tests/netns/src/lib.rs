@@ -22,6 +22,7 @@
 //! - `face`: kube-proxy's configuration file and pages.
 //! - `internal`: ClusterIPs whose endpoints are all, or those of this node alone.
 //! - `outside`: node ports, load balancers' addresses and who may use them.
+//! - `outside_udp`: the same by UDP, SCTP, and TCP while the agent is away.
 //! - `vanish`: peers that are gone without a word.
 //! - `peers`: programs nobody here wrote.
 //! - `demo`: what the README says the demonstration shows.
@@ -52,6 +53,8 @@ mod lifecycle;
 mod log;
 #[cfg(test)]
 mod outside;
+#[cfg(test)]
+mod outside_udp;
 #[cfg(test)]
 mod peers;
 #[cfg(test)]

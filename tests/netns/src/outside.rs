@@ -8,7 +8,7 @@
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 
-use serde_json::json;
+use serde_json::{Value, json};
 use streamvs_support::lab::{Host, Lab};
 use streamvs_support::manifest::{Endpoint, Service};
 use streamvs_support::tcp::{Got, SILENCE, expect};
@@ -19,18 +19,18 @@ use streamvs_support::agent::PATIENCE;
 
 use crate::scene::{Scene, TCP_PORT, needs_node};
 
-const BOTH: [Family; 2] = [Family::V4, Family::V6];
+pub(crate) const BOTH: [Family; 2] = [Family::V4, Family::V6];
 
 const IPTABLES: &[&str] = &["--capture", "iptables"];
 const NFTABLES: &[&str] = &["--capture", "nftables"];
 
-const NODE_PORT: u16 = 30_080;
+pub(crate) const NODE_PORT: u16 = 30_080;
 const HEALTH_CHECK: u16 = 30_081;
 const PORT: u16 = 80;
 
 /// Where the ready endpoints are.
-#[derive(Clone, Copy, Debug)]
-enum Endpoints {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Endpoints {
     Here,
     Elsewhere,
     None,
@@ -38,7 +38,7 @@ enum Endpoints {
 
 const NODE_RANGES: &str = "primary,localhost";
 
-fn load_balancer(family: Family) -> IpAddr {
+pub(crate) fn load_balancer(family: Family) -> IpAddr {
     let address = match family {
         Family::V4 => "203.0.113.7",
         Family::V6 => "2001:db8:203::7",
@@ -48,7 +48,7 @@ fn load_balancer(family: Family) -> IpAddr {
 
 /// A node with a way to everywhere, a pod and a pod elsewhere, and somebody outside who knows the
 /// way to the load balancer's addresses.
-fn scene() -> Scene {
+pub(crate) fn scene() -> Scene {
     let builder = Lab::builder().pod("client").pod("here").remote_pod("there").remote_pod("far");
     let scene = Scene::of(builder.outside());
     scene.route_everywhere();
@@ -57,6 +57,11 @@ fn scene() -> Scene {
         "route add 2001:db8:203::/48 via fd00:172:18::2\n",
         "route add 10.244.2.0/24 via 172.18.0.3\n",
     ));
+    // What is on its way while nobody has the address goes to the other node, and the answer is a
+    // redirect that takes this node out of the way.
+    for of in ["ipv4.conf.all", "ipv4.conf.eth0", "ipv6.conf.eth0"] {
+        scene.lab.outside().netns().sysctl(&format!("net.{of}.accept_redirects"), "0");
+    }
     let node = json!({
         "apiVersion": "v1",
         "kind": "Node",
@@ -71,20 +76,32 @@ fn scene() -> Scene {
     scene
 }
 
-/// Writes the Service, as a cloud's controllers would have it.
+/// Writes the Service.
 fn publish(scene: &Scene, policy: &str, ranges: &[&str], endpoints: Endpoints) -> Service {
     let service = Service::new("web", &BOTH, 20).port("tcp", PORT, TCP_PORT);
+    let mut object = exposed(&service, policy, ranges);
+    if policy == "Local" {
+        object["spec"]["healthCheckNodePort"] = json!(HEALTH_CHECK);
+    }
+    scene.manifests.text("service-web.json", &object.to_string());
+    list(scene, &service, endpoints);
+    service
+}
+
+/// The Service as a cloud's controllers would have it, of one port.
+pub(crate) fn exposed(service: &Service, policy: &str, ranges: &[&str]) -> Value {
     let mut object = service.object();
     object["spec"]["type"] = json!("LoadBalancer");
     object["spec"]["externalTrafficPolicy"] = json!(policy);
     object["spec"]["loadBalancerSourceRanges"] = json!(ranges);
     object["spec"]["ports"][0]["nodePort"] = json!(NODE_PORT);
-    if policy == "Local" {
-        object["spec"]["healthCheckNodePort"] = json!(HEALTH_CHECK);
-    }
     let ingress = BOTH.map(|family| json!({ "ip": load_balancer(family), "ipMode": "VIP" }));
     object["status"] = json!({ "loadBalancer": { "ingress": ingress } });
-    scene.manifests.text("service-web.json", &object.to_string());
+    object
+}
+
+/// Writes the endpoints of a Service.
+pub(crate) fn list(scene: &Scene, service: &Service, endpoints: Endpoints) {
     let (pod, node) = match endpoints {
         Endpoints::Here => ("here", "node"),
         Endpoints::Elsewhere => ("there", "node2"),
@@ -93,8 +110,7 @@ fn publish(scene: &Scene, policy: &str, ranges: &[&str], endpoints: Endpoints) -
     let ready = |family| Endpoint::ready(scene.lab.pod(pod), family).on_node(node);
     let listed: Vec<_> =
         if pod.is_empty() { Vec::new() } else { BOTH.into_iter().map(ready).collect() };
-    scene.manifests.endpoints(&service, &listed);
-    service
+    scene.manifests.endpoints(service, &listed);
 }
 
 #[test]

@@ -8,7 +8,7 @@ pub mod load;
 mod speak;
 pub mod transfer;
 
-pub use ask::{Got, SILENCE, ask, expect};
+pub use ask::{Got, SILENCE, ask, expect, expect_by};
 pub use endpoint::Endpoint;
 pub use speak::Speak;
 

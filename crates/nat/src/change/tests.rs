@@ -1,9 +1,11 @@
 //! Aim: the text is the same for the same change, and says that change and no more.
 
-use streamvs_table::{Family, Protocol, ServicePort};
+use streamvs_table::{Disposition, Family, Protocol, ServicePort, TrafficPolicy, Usability};
 
 use super::*;
-use crate::testing::{contents, port, snapshot, sticky, whole};
+use crate::contents::Common;
+use crate::order::Order;
+use crate::testing::{MARK, balancer, contents, port, snapshot, sticky, whole};
 
 fn dns(endpoints: &[&str]) -> ServicePort {
     port("dns", Protocol::Udp, &["10.96.0.10", "fd00:96::10"], 53, endpoints)
@@ -23,34 +25,51 @@ fn a_table_from_nothing_is_this_text() {
     local.endpoints[0].local = true;
     let ports = vec![local, port("call", Protocol::Sctp, &["10.96.0.11"], 9, &["10.244.1.11:99"])];
     let (text, _) = whole(Family::V4, &contents(&snapshot(ports), Family::V4));
-    let version = layout::version(Family::V4);
+    let version = layout::version(Family::V4, MARK);
     assert_eq!(
         text.replace(&version, "VERSION"),
         "\
 add table ip streamvs-nat
 add map ip streamvs-nat services { type inet_proto . ipv4_addr . inet_service : verdict; }
+add map ip streamvs-nat node-ports { type inet_proto . inet_service : verdict; }
+add map ip streamvs-nat local-services { type inet_proto . ipv4_addr . inet_service : verdict; }
+add map ip streamvs-nat local-node-ports { type inet_proto . inet_service : verdict; }
+add set ip streamvs-nat node-addresses { type ipv4_addr; flags interval; }
+add set ip streamvs-nat pods { type ipv4_addr; flags interval; }
 add set ip streamvs-nat hairpin { type ipv4_addr . ipv4_addr; }
+add chain ip streamvs-nat dispatch
+add rule ip streamvs-nat dispatch meta l4proto . ip daddr . th dport vmap @services
+add rule ip streamvs-nat dispatch ip daddr @node-addresses ip daddr != 127.0.0.0/8 fib daddr type local meta l4proto . th dport vmap @node-ports
 add chain ip streamvs-nat prerouting { type nat hook prerouting priority -95; }
-add rule ip streamvs-nat prerouting meta l4proto . ip daddr . th dport vmap @services
+add rule ip streamvs-nat prerouting goto dispatch
 add chain ip streamvs-nat output { type nat hook output priority -95; }
-add rule ip streamvs-nat output meta l4proto . ip daddr . th dport vmap @services
+add rule ip streamvs-nat output goto dispatch
+add chain ip streamvs-nat to-masquerade
+add rule ip streamvs-nat to-masquerade meta mark set meta mark | 0x4000
 add chain ip streamvs-nat postrouting { type nat hook postrouting priority 100; }
+add rule ip streamvs-nat postrouting meta mark & 0x4000 == 0x4000 meta mark set meta mark & 0xffffbfff ct status dnat masquerade fully-random
 add rule ip streamvs-nat postrouting ct status dnat ip saddr . ip daddr @hairpin masquerade
 add rule ip streamvs-nat postrouting ct status dnat ip saddr 127.0.0.0/8 oifname != \"lo\" masquerade
 add chain ip streamvs-nat VERSION
+add element ip streamvs-nat node-addresses { 192.0.2.1/32 }
+add element ip streamvs-nat pods { 10.244.0.0/16 }
 add map ip streamvs-nat endpoint-0 { type inet_proto . ipv4_addr . inet_service : ipv4_addr . inet_service; }
+add map ip streamvs-nat node-endpoint-0 { type inet_proto . inet_service : ipv4_addr . inet_service; }
 add chain ip streamvs-nat pick-0
 add rule ip streamvs-nat pick-0 dnat ip to meta l4proto . ip daddr . th dport map @endpoint-0
+add rule ip streamvs-nat pick-0 dnat ip to meta l4proto . th dport map @node-endpoint-0
 add map ip streamvs-nat endpoint-1 { type inet_proto . ipv4_addr . inet_service : ipv4_addr . inet_service; }
+add map ip streamvs-nat node-endpoint-1 { type inet_proto . inet_service : ipv4_addr . inet_service; }
 add chain ip streamvs-nat pick-1
 add rule ip streamvs-nat pick-1 dnat ip to meta l4proto . ip daddr . th dport map @endpoint-1
+add rule ip streamvs-nat pick-1 dnat ip to meta l4proto . th dport map @node-endpoint-1
 add chain ip streamvs-nat rr-2-0a
 add rule ip streamvs-nat rr-2-0a numgen inc mod 2 vmap { 0 : goto pick-0, 1 : goto pick-1 }
 add chain ip streamvs-nat random-1
 add rule ip streamvs-nat random-1 goto pick-0
+add element ip streamvs-nat services { udp . 10.96.0.10 . 53 : goto rr-2-0a, sctp . 10.96.0.11 . 9 : goto random-1 }
 add element ip streamvs-nat endpoint-0 { udp . 10.96.0.10 . 53 : 10.244.1.10 . 5353, sctp . 10.96.0.11 . 9 : 10.244.1.11 . 99 }
 add element ip streamvs-nat endpoint-1 { udp . 10.96.0.10 . 53 : 10.244.2.10 . 5353 }
-add element ip streamvs-nat services { udp . 10.96.0.10 . 53 : goto rr-2-0a, sctp . 10.96.0.11 . 9 : goto random-1 }
 add element ip streamvs-nat hairpin { 10.244.1.10 . 10.244.1.10 }
 "
     );
@@ -109,6 +128,136 @@ delete element ip streamvs-nat endpoint-0 { udp . 10.96.0.10 . 53 }
     }
 }
 
+/// From nothing to a load balancer's Service: what the elements are, and the chains besides those
+/// that pick.
+fn external(change: impl FnOnce(&mut ServicePort)) -> String {
+    let mut port = balancer("dns", &["10.244.1.10:53", "10.244.2.10:53"]);
+    port.endpoints[0].local = true;
+    change(&mut port);
+    let contents = contents(&snapshot(vec![port]), Family::V4);
+    let (text, _) = whole(Family::V4, &contents);
+    let (_, text) = text.split_once("pods { 10.244.0.0/16 }\n").expect("the ranges come first");
+    let is_told = |line: &&str| !line.contains("pick-") && !line.starts_with("add map");
+    let lines = text.lines().filter(is_told).map(|line| line.replace(" ip streamvs-nat", ""));
+    lines.map(|line| line + "\n").collect()
+}
+
+#[test]
+fn whoever_comes_by_an_external_address_is_masqueraded() {
+    assert_eq!(
+        external(|_| {}),
+        "\
+add chain rr-2-0a
+add chain masquerade-rr-2-0a
+add rule masquerade-rr-2-0a jump to-masquerade
+add rule masquerade-rr-2-0a goto rr-2-0a
+add element services { udp . 10.96.0.10 . 53 : goto rr-2-0a, udp . 203.0.113.7 . 53 : goto masquerade-rr-2-0a }
+add element endpoint-0 { udp . 10.96.0.10 . 53 : 10.244.1.10 . 53, udp . 203.0.113.7 . 53 : 10.244.1.10 . 53 }
+add element endpoint-1 { udp . 10.96.0.10 . 53 : 10.244.2.10 . 53, udp . 203.0.113.7 . 53 : 10.244.2.10 . 53 }
+add element node-ports { udp . 30053 : goto masquerade-rr-2-0a }
+add element node-endpoint-0 { udp . 30053 : 10.244.1.10 . 53 }
+add element node-endpoint-1 { udp . 30053 : 10.244.2.10 . 53 }
+add element hairpin { 10.244.1.10 . 10.244.1.10 }
+"
+    );
+}
+
+#[test]
+fn the_local_policy_leads_those_outside_to_another_list() {
+    let local = |port: &mut ServicePort| {
+        port.external_policy = TrafficPolicy::Local;
+        port.endpoints[0].usability.local = Usability::Ready;
+        port.disposition.local.v4 = Disposition::Balance;
+    };
+    let text = external(local);
+    for line in [
+        "add rule split-rr-2-0a ip saddr @pods goto rr-2-0a",
+        "add rule split-rr-2-0a fib saddr type local goto masquerade-rr-2-0a",
+        "add rule split-rr-2-0a meta l4proto . ip daddr . th dport vmap @local-services",
+        "add rule split-rr-2-0a meta l4proto . th dport vmap @local-node-ports",
+        "add element services { udp . 10.96.0.10 . 53 : goto rr-2-0a, udp . 203.0.113.7 . 53 : goto split-rr-2-0a }",
+        "add element node-ports { udp . 30053 : goto split-rr-2-0a }",
+        "add element local-services { udp . 203.0.113.7 . 53 : goto local-random-1 }",
+        "add element local-endpoint-0 { udp . 203.0.113.7 . 53 : 10.244.1.10 . 53 }",
+        "add element local-node-ports { udp . 30053 : goto local-random-1 }",
+        "add element local-node-endpoint-0 { udp . 30053 : 10.244.1.10 . 53 }",
+    ] {
+        assert!(text.contains(&format!("{line}\n")), "{line} in {text}");
+    }
+    let text = external(|port| {
+        local(port);
+        port.disposition.local.v4 = Disposition::Drop;
+    });
+    for line in [
+        "add element local-services { udp . 203.0.113.7 . 53 : accept }",
+        "add element local-node-ports { udp . 30053 : accept }",
+    ] {
+        assert!(text.contains(&format!("{line}\n")), "{line} in {text}");
+    }
+    assert!(!text.contains("local-endpoint"), "{text}");
+}
+
+#[test]
+fn source_ranges_guard_the_load_balancers_address_alone() {
+    let guarded = |port: &mut ServicePort| {
+        port.source_ranges = vec!["198.51.100.0/24".parse().expect("a range")];
+    };
+    let text = external(guarded);
+    let rule = " ip saddr { 198.51.100.0/24 } goto masquerade-rr-2-0a\n";
+    let (before, _) = text.split_once(rule).expect("the chain has its rule");
+    let (_, chain) = before.rsplit_once("add rule ").expect("it is a rule");
+    assert!(chain.starts_with("guard-"), "{text}");
+    assert_eq!(text.matches(&format!("udp . 203.0.113.7 . 53 : goto {chain}")).count(), 1);
+    assert!(text.contains("{ udp . 30053 : goto masquerade-rr-2-0a }"), "{text}");
+    // The chain is the Service's own, so that it goes when nobody else's does.
+    let of = |name: &str| {
+        let mut port = balancer(name, &["10.244.1.10:53"]);
+        guarded(&mut port);
+        contents(&snapshot(vec![port]), Family::V4).chains.into_keys().next()
+    };
+    assert!(of("dns").is_some() && of("dns") != of("other"));
+}
+
+#[test]
+fn affinity_holds_over_all_addresses_and_both_lists() {
+    let text = external(|port| {
+        *port = sticky(port.clone(), 60);
+        port.external_policy = TrafficPolicy::Local;
+        port.endpoints[0].usability.local = Usability::Ready;
+        port.disposition.local.v4 = Disposition::Balance;
+    });
+    let count = |start: &str| text.lines().filter(|line| line.starts_with(start)).count();
+    assert_eq!(count("add set client-"), 2, "one for each endpoint: {text}");
+    assert_eq!(count("add chain sticky-"), 2, "one for each list: {text}");
+    assert_eq!(count("add chain split-sticky-"), 1, "{text}");
+    assert_eq!(count("add chain masquerade-sticky-"), 1, "{text}");
+    assert!(!text.contains("endpoint-"), "{text}");
+}
+
+#[test]
+fn everything_is_masqueraded_where_that_is_wanted() {
+    let ports = vec![dns(&["10.244.1.10:53"])];
+    let common = Common { family: Family::V4, order: Order::Chance, masquerade_all: true };
+    let (text, _) = whole(Family::V4, &Contents::of(&snapshot(ports), common));
+    assert!(text.contains("{ udp . 10.96.0.10 . 53 : goto masquerade-random-1 }"), "{text}");
+}
+
+#[test]
+fn ranges_change_by_their_difference() {
+    let range = |text: &str| text.parse().expect("a range");
+    let old =
+        Ranges { node: [range("192.0.2.1/32")].into(), pods: [range("10.244.0.0/16")].into() };
+    let new = Ranges { node: [range("192.0.2.0/24")].into(), ..old.clone() };
+    assert_eq!(
+        ranges(Family::V4, &old, &new),
+        "\
+delete element ip streamvs-nat node-addresses { 192.0.2.1/32 }
+add element ip streamvs-nat node-addresses { 192.0.2.0/24 }
+"
+    );
+    assert_eq!(ranges(Family::V4, &old, &old), "");
+}
+
 #[test]
 fn clients_of_an_endpoint_that_stays_are_kept() {
     let one = "10.244.1.10:53";
@@ -138,7 +287,8 @@ fn an_endpoint_of_weight_0_gets_nothing_unless_all_have_it() {
         for (endpoint, weight) in port.endpoints.iter_mut().zip(weights) {
             endpoint.weight = weight;
         }
-        contents(&snapshot(vec![port]), Family::V4).endpoints.len()
+        let contents = contents(&snapshot(vec![port]), Family::V4);
+        contents.elements.keys().filter(|(map, _)| map.place.is_some()).count()
     };
     assert_eq!([weighted([1, 5]), weighted([0, 5]), weighted([0, 0])], [2, 1, 2]);
 }

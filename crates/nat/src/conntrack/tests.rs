@@ -3,19 +3,63 @@
 use streamvs_table::{Protocol, ServicePort, Usability};
 
 use super::*;
-use crate::testing::{port, snapshot};
+use crate::testing::{balancer, port, ranges, snapshot};
 
 fn dns(endpoints: &[&str]) -> ServicePort {
     port("dns", Protocol::Udp, &["10.96.0.10"], 53, endpoints)
 }
 
+fn flow(dialled: &str, answers_from: &str) -> Flow {
+    let address = |text: &str| text.parse().expect("an address");
+    Flow { dialled: address(dialled), answers_from: address(answers_from) }
+}
+
 #[track_caller]
 fn check(answers_from: &str, before: Vec<ServicePort>, after: Vec<ServicePort>, stale: bool) {
-    let flow = Flow {
-        dialled: "10.96.0.10:53".parse().expect("an address"),
-        answers_from: answers_from.parse().expect("an address"),
-    };
-    assert_eq!(is_stale(&flow, &snapshot(before), &snapshot(after)), stale);
+    let flow = flow("10.96.0.10:53", answers_from);
+    assert_eq!(is_stale(&flow, &snapshot(before), &snapshot(after), &ranges()), stale);
+}
+
+#[test]
+fn flows_by_every_address_of_a_service_go_with_their_endpoint() {
+    let table = |endpoints: &[&str]| snapshot(vec![balancer("dns", endpoints)]);
+    let both = table(&["10.244.1.10:53", "10.244.1.11:53"]);
+    let left = table(&["10.244.1.11:53"]);
+    for dialled in ["10.96.0.10:53", "203.0.113.7:53", "192.0.2.1:30053"] {
+        let [gone, stays, untranslated] = ["10.244.1.10:53", "10.244.1.11:53", dialled]
+            .map(|answers_from| flow(dialled, answers_from));
+        assert!(is_stale(&gone, &both, &left, &ranges()), "{dialled}");
+        assert!(!is_stale(&stays, &both, &left, &ranges()), "{dialled}");
+        assert!(is_stale(&stays, &both, &table(&[]), &ranges()), "{dialled}");
+        assert!(is_stale(&untranslated, &snapshot(vec![]), &left, &ranges()), "{dialled}");
+        assert!(!is_stale(&untranslated, &left, &snapshot(vec![]), &ranges()), "{dialled}");
+    }
+}
+
+#[test]
+fn flows_to_the_port_of_another_host_are_not_touched() {
+    let table = snapshot(vec![balancer("dns", &["10.244.1.10:53"])]);
+    let all = Ranges { node: ["0.0.0.0/0".parse().expect("a range")].into(), ..ranges() };
+    let to_others = flow("198.51.100.9:30053", "198.51.100.9:30053");
+    let translated = flow("192.0.2.9:30053", "10.244.1.99:53");
+    for (flow, ranges, stale) in [
+        (to_others, ranges(), false),
+        (to_others, all.clone(), false),
+        (translated, ranges(), false),
+        (translated, all.clone(), true),
+        (flow("127.0.0.1:30053", "127.0.0.1:30053"), all, false),
+    ] {
+        assert_eq!(is_stale(&flow, &table, &table, &ranges), stale, "{flow:?} {ranges:?}");
+    }
+}
+
+#[test]
+fn a_flow_from_outside_stays_at_an_endpoint_that_serves_elsewhere() {
+    let mut port = balancer("dns", &["10.244.2.10:53"]);
+    port.external_policy = TrafficPolicy::Local;
+    port.disposition.local.v4 = Disposition::Drop;
+    let table = snapshot(vec![port]);
+    assert!(!is_stale(&flow("203.0.113.7:53", "10.244.2.10:53"), &table, &table, &ranges()));
 }
 
 #[test]

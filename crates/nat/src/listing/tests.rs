@@ -4,7 +4,7 @@
 use streamvs_table::{Family, Protocol};
 
 use super::*;
-use crate::testing::{contents, port, snapshot, sticky, whole};
+use crate::testing::{MARK, contents, port, ranges, snapshot, sticky, whole};
 
 fn printed(version: &str) -> String {
     format!(
@@ -13,6 +13,31 @@ fn printed(version: &str) -> String {
 \t\ttype inet_proto . ipv4_addr . inet_service : verdict
 \t\telements = {{ 17 . 10.96.0.10 . 53 : goto rr-2-0a,
 \t\t\t     132 . 10.96.0.11 . 9 : goto random-1 }}
+\t}}
+
+\tmap node-ports {{
+\t\ttype inet_proto . inet_service : verdict
+\t\telements = {{ 17 . 30053 : goto masquerade-rr-2-0a }}
+\t}}
+
+\tmap local-services {{
+\t\ttype inet_proto . ipv4_addr . inet_service : verdict
+\t}}
+
+\tmap local-node-ports {{
+\t\ttype inet_proto . inet_service : verdict
+\t}}
+
+\tset node-addresses {{
+\t\ttype ipv4_addr
+\t\tflags interval
+\t\telements = {{ 192.0.2.1 }}
+\t}}
+
+\tset pods {{
+\t\ttype ipv4_addr
+\t\tflags interval
+\t\telements = {{ 10.244.0.0/16 }}
 \t}}
 
 \tset hairpin {{
@@ -24,6 +49,16 @@ fn printed(version: &str) -> String {
 \t\ttype inet_proto . ipv4_addr . inet_service : ipv4_addr . inet_service
 \t\telements = {{ 17 . 10.96.0.10 . 53 : 10.244.1.10 . 5353,
 \t\t\t     132 . 10.96.0.11 . 9 : 10.244.1.11 . 99 }}
+\t}}
+
+\tmap node-endpoint-0 {{
+\t\ttype inet_proto . inet_service : ipv4_addr . inet_service
+\t\telements = {{ 17 . 30053 : 10.244.1.10 . 5353 }}
+\t}}
+
+\tmap node-endpoint-1 {{
+\t\ttype inet_proto . inet_service : ipv4_addr . inet_service
+\t\telements = {{ 17 . 30053 : 10.244.2.10 . 5353 }}
 \t}}
 
 \tmap endpoint-1 {{
@@ -39,18 +74,28 @@ fn printed(version: &str) -> String {
 \t\telements = {{ 10.244.1.10 expires 10799s, 10.244.1.11 expires 1s }}
 \t}}
 
+\tchain dispatch {{
+\t\tmeta l4proto . ip daddr . th dport vmap @services
+\t\tip daddr @node-addresses ip daddr != 127.0.0.0/8 fib daddr type 2 meta l4proto . th dport vmap @node-ports
+\t}}
+
 \tchain prerouting {{
 \t\ttype nat hook prerouting priority -95; policy accept;
-\t\tmeta l4proto . ip daddr . th dport vmap @services
+\t\tgoto dispatch
 \t}}
 
 \tchain output {{
 \t\ttype nat hook output priority -95; policy accept;
-\t\tmeta l4proto . ip daddr . th dport vmap @services
+\t\tgoto dispatch
+\t}}
+
+\tchain to-masquerade {{
+\t\tmeta mark set meta mark | 0x00004000
 \t}}
 
 \tchain postrouting {{
 \t\ttype nat hook postrouting priority 100; policy accept;
+\t\tmeta mark & 0x00004000 == 0x00004000 meta mark set meta mark & 0xffffbfff ct status 0x20 masquerade fully-random
 \t\tct status 0x20 ip saddr . ip daddr @hairpin masquerade
 \t\tct status 0x20 ip saddr 127.0.0.0/8 oifname != \"lo\" masquerade
 \t}}
@@ -60,14 +105,21 @@ fn printed(version: &str) -> String {
 
 \tchain pick-0 {{
 \t\tdnat ip to meta l4proto . ip daddr . th dport map @endpoint-0
+\t\tdnat ip to meta l4proto . th dport map @node-endpoint-0
 \t}}
 
 \tchain pick-1 {{
 \t\tdnat ip to meta l4proto . ip daddr . th dport map @endpoint-1
+\t\tdnat ip to meta l4proto . th dport map @node-endpoint-1
 \t}}
 
 \tchain rr-2-0a {{
 \t\tnumgen inc mod 2 vmap {{ 0 : goto pick-0, 1 : goto pick-1 }}
+\t}}
+
+\tchain masquerade-rr-2-0a {{
+\t\tjump to-masquerade
+\t\tgoto rr-2-0a
 \t}}
 
 \tchain random-1 {{
@@ -82,17 +134,19 @@ fn wanted() -> Contents {
     let mut dns =
         port("dns", Protocol::Udp, &["10.96.0.10"], 53, &["10.244.1.10:5353", "10.244.2.10:5353"]);
     dns.endpoints[0].local = true;
+    dns.node_port = Some(30_053);
     let call = port("call", Protocol::Sctp, &["10.96.0.11"], 9, &["10.244.1.11:99"]);
     contents(&snapshot(vec![dns, call]), Family::V4)
 }
 
 #[test]
 fn a_table_that_holds_all_needs_no_change() {
-    let listing = Listing::parse(&printed(&layout::version(Family::V4))).expect("understood");
+    let listing = Listing::parse(&printed(&layout::version(Family::V4, MARK))).expect("understood");
     let wanted = wanted();
-    let mut shared = listing.shared(Family::V4, &wanted).expect("whole");
+    let mut shared = listing.shared(&layout::version(Family::V4, MARK), &wanted).expect("whole");
     assert_eq!(shared, whole(Family::V4, &wanted).1);
     assert_eq!(listing.hairpins().len(), 1);
+    assert_eq!(*listing.ranges(), ranges());
     let found = listing.contents(&wanted);
     let script = crate::change::script(Family::V4, &found, &wanted, &mut shared);
     assert_eq!(script, "delete set ip streamvs-nat client-00000000000000aa\n");
@@ -100,23 +154,31 @@ fn a_table_that_holds_all_needs_no_change() {
 
 #[test]
 fn damage_makes_the_table_another() {
-    let text = printed(&layout::version(Family::V4));
+    let text = printed(&layout::version(Family::V4, MARK));
     for (part, instead) in [
         ("\t\tgoto pick-0\n", ""),
         ("\tchain pick-0 {", "\tchain pick-7 {"),
+        ("\t\tjump to-masquerade\n", ""),
+        ("\t\tdnat ip to meta l4proto . th dport map @node-endpoint-1\n", ""),
         ("chain output", "chain outsight"),
         ("\t\tct status 0x20 ip saddr . ip daddr @hairpin masquerade\n", ""),
         ("chain version-", "chain version-0"),
     ] {
         assert!(text.contains(part), "{part}");
         let listing = Listing::parse(&text.replace(part, instead)).expect("understood");
-        assert_eq!(listing.shared(Family::V4, &wanted()), None, "without {part}");
+        assert_eq!(
+            listing.shared(&layout::version(Family::V4, MARK), &wanted()),
+            None,
+            "without {part}"
+        );
     }
     for (part, instead) in [
         ("map services", "map others"),
         ("17 . 10.96.0.10 . 53 : goto", "icmp . 10.96.0.10 . 53 : goto"),
         ("timeout 10800s", "timeout 3h"),
         (": 10.244.2.10 . 5353", ": 10.244.2.10"),
+        ("17 . 30053 : goto", "17 . 10.96.0.10 . 30053 : goto"),
+        ("{ 10.244.0.0/16 }", "{ 10.244.0.0/33 }"),
     ] {
         assert_eq!(Listing::parse(&text.replace(part, instead)), None, "{instead}");
     }
@@ -126,20 +188,20 @@ fn damage_makes_the_table_another() {
 fn chains_of_a_service_are_known_by_their_names() {
     let dns = port("dns", Protocol::Udp, &["10.96.0.10"], 53, &["10.244.1.10:53"]);
     let wanted = contents(&snapshot(vec![sticky(dns, 60)]), Family::V4);
-    let mut text = printed(&layout::version(Family::V4));
+    let mut text = printed(&layout::version(Family::V4, MARK));
     let end = text.rfind('}').expect("it ends");
     text.truncate(end);
     for (name, rules) in &wanted.chains {
         text += &format!("\tchain {name} {{\n\t\t{}\n\t}}\n", rules.join("\n\t\t"));
     }
     let listing = Listing::parse(&(text.clone() + "}\n")).expect("understood");
-    assert!(listing.shared(Family::V4, &wanted).is_some());
+    assert!(listing.shared(&layout::version(Family::V4, MARK), &wanted).is_some());
     assert_eq!(listing.contents(&wanted).chains, wanted.chains);
     assert!(!listing.has_chains_of(&wanted), "its set is not there");
     // One rule less.
     let cut = text.replacen("\t\tupdate ", "\t\t}\n\tchain sticky-0 {\n\t\tupdate ", 1);
     let listing = Listing::parse(&(cut + "}\n")).expect("understood");
-    assert_eq!(listing.shared(Family::V4, &wanted), None);
+    assert_eq!(listing.shared(&layout::version(Family::V4, MARK), &wanted), None);
 }
 
 proptest::proptest! {

@@ -126,6 +126,10 @@ pub(crate) struct RunOptions {
     #[arg(long, value_parser = values::boolean, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
     pub(crate) masquerade_all: bool,
 
+    /// Bit of the mark of packets that are to be masqueraded, in place of kube-proxy
+    #[arg(long, value_name = "BIT", default_value_t = 14, value_parser = clap::value_parser!(u8).range(0..=31))]
+    pub(crate) iptables_masquerade_bit: u8,
+
     /// Service address ranges, routed so that host processes reach them on nodes without a
     /// default route [default: a route for each ClusterIP that has none]
     #[arg(long, value_name = "CIDR,...", value_delimiter = ',')]

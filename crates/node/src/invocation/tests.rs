@@ -86,6 +86,24 @@ fn wrong_values_are_refused() {
 }
 
 #[test]
+fn what_is_to_be_masqueraded_has_a_bit_of_its_own() {
+    let refused = |flags: &str| refused(&format!("streamvs run --manifests m {flags}"));
+    refused("--iptables-masquerade-bit=32");
+    for flags in [
+        "--iptables-masquerade-bit=0",
+        "--iptables-masquerade-bit=2",
+        "--upstream-mark=0x4000",
+        "--upstream-mark=0x4 --iptables-masquerade-bit=3",
+    ] {
+        let message = refused(&format!("--kube-proxy-replacement {flags}"));
+        assert!(message.contains("--iptables-masquerade-bit is one of"), "{message}");
+        // It is kube-proxy's matter where there is one.
+        run(flags);
+    }
+    assert_eq!(run("--kube-proxy-replacement --upstream-mark=0x4").options.upstream_mark, Some(4));
+}
+
+#[test]
 fn the_api_server_and_manifests_are_not_asked_both() {
     for flags in ["--kubeconfig k", "--master https://192.0.2.1:6443"] {
         let message = refused(&format!("streamvs run --manifests m {flags}"));

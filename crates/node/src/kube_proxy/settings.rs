@@ -67,7 +67,6 @@ const UDP: &str =
 const LOCAL: &str = "pods are told by their addresses: --cluster-cidr, --pod-cidrs, or the Node's \
                      pod ranges";
 const SNAT: &str = "of the node's addresses endpoints see the one the kernel takes";
-const MARK: &str = "nothing is marked for masquerading; --upstream-mark is another thing";
 const NODE_PORT: &str = "--nodeport-addresses says whether loopback serves node ports";
 const CLIENT: &str = "the client of the API server here chooses by itself";
 const LOG_FILE: &str = "the log goes to standard error";
@@ -179,7 +178,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "iptables-masquerade-bit",
         Kind::Integer,
         "14",
-        Here::Ignored(MARK),
+        Here::Used("iptables_masquerade_bit"),
     ),
     setting(
         "iptables.masqueradeAll",
@@ -248,7 +247,13 @@ pub(crate) const SETTINGS: &[Setting] = &[
         Here::Used("ipvs_tcpfin_timeout"),
     ),
     setting("ipvs.udpTimeout", "ipvs-udp-timeout", Kind::Duration, "\"0s\"", Here::Ignored(UDP)),
-    setting("nftables.masqueradeBit", "", Kind::Integer, "14", Here::Ignored(MARK)),
+    setting(
+        "nftables.masqueradeBit",
+        "",
+        Kind::Integer,
+        "14",
+        Here::Used("iptables_masquerade_bit"),
+    ),
     setting("nftables.masqueradeAll", "", Kind::Bool, "false", Here::Used("masquerade_all")),
     setting(
         "nftables.syncPeriod",

@@ -1,5 +1,6 @@
 //! What a connect from somewhere to somewhere comes to.
 
+use std::fmt::Debug;
 use std::io::{self, Read as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
@@ -57,13 +58,28 @@ pub fn ask(host: &Host, to: SocketAddr) -> Got {
     })
 }
 
+/// Connects until the answer is the expected one.
+///
+/// # Panics
+/// When it never is.
+#[track_caller]
+pub fn expect(host: &Host, to: SocketAddr, expected: Got, what: &str) {
+    expect_by(ask, host, to, expected, what);
+}
+
 /// Asks until the answer is the expected one: the kernel learns of a change a little after it was
 /// written. What must be silence is asked last, and once.
 ///
 /// # Panics
 /// When it never is.
 #[track_caller]
-pub fn expect(host: &Host, to: SocketAddr, expected: Got, what: &str) {
+pub fn expect_by<G: PartialEq + Debug>(
+    ask: impl Fn(&Host, SocketAddr) -> G,
+    host: &Host,
+    to: SocketAddr,
+    expected: G,
+    what: &str,
+) {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let got = ask(host, to);
