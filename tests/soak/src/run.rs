@@ -166,6 +166,7 @@ impl Executor {
                 self.node.wait_until_healthy();
             }
             Disturbance::KillAgent { away } => {
+                self.node.change_client_ports();
                 let from = self.clock.now();
                 self.node.agent.kill();
                 self.happenings.agent_deaths.push(Span { from, until: self.clock.now() });
