@@ -78,6 +78,14 @@ impl Treatment {
 }
 
 impl Desired {
+    /// Whatever `other` sends to the listener this one sends there too.
+    pub fn captures_all_of(&self, other: &Self) -> bool {
+        other.capture.is_subset(&self.capture)
+            && other.inner.is_subset(&self.inner)
+            && other.node_capture.is_subset(&self.node_capture)
+            && other.node_inner.is_subset(&self.node_inner)
+    }
+
     /// What a snapshot asks for: balanced TCP is captured, balanced UDP and SCTP are only
     /// routed, and the other dispositions hold for every protocol. It knows no ranges and no
     /// aliases.

@@ -263,8 +263,12 @@ impl Rules {
             tokio::select! {
                 biased;
                 () = ordered.changed() => return,
-                // Before changes, which may come without a pause.
-                _ = audit.tick() => self.audit(installed).await,
+                // Before changes, which may come without a pause; these have their turn after each,
+                // however long it took.
+                _ = audit.tick() => {
+                    self.audit(installed).await;
+                    audit.reset();
+                }
                 changed = self.target.changed() => {
                     if changed.is_err() {
                         // The process ends; its last order comes or has come.
@@ -458,23 +462,42 @@ struct Installed {
 impl Installed {
     /// Brings the kernel to a target. Without a change for capture only the kernel path is told.
     ///
-    /// Capture comes first: the kernel path has a new Service's connections go by connection, and
-    /// who connects at once and stays would stay so. It is told even where capture fails.
+    /// Capture comes first where it gains addresses: the kernel path has a new Service's
+    /// connections go by connection, and who connects at once and stays would stay so. Where it
+    /// loses some the kernel path comes first: what is no longer captured would go to endpoints
+    /// that are none any more. Each is told even where the other fails.
     async fn follow(&mut self, target: Target, metrics: &NodeMetrics) -> Result<(), Error> {
-        let mut captured = Ok(());
-        if !Arc::ptr_eq(&target.desired, &self.captured) {
-            captured = self.capture.update(&target.desired).await.map_err(Error::Capture);
-            if captured.is_ok() {
-                self.captured = Arc::clone(&target.desired);
-            }
+        let Target { desired, snapshot } = target;
+        let ranges = ranges(&desired);
+        let same = Arc::ptr_eq(&desired, &self.captured);
+        if !same && !desired.captures_all_of(&self.captured) {
+            let told = self.tell_kernel_path(snapshot, ranges, metrics).await;
+            return self.tell_capture(desired).await.and(told);
         }
+        let told = self.tell_capture(desired).await;
+        self.tell_kernel_path(snapshot, ranges, metrics).await.and(told)
+    }
+
+    async fn tell_capture(&mut self, desired: Arc<Desired>) -> Result<(), Error> {
+        if !Arc::ptr_eq(&desired, &self.captured) {
+            self.capture.update(&desired).await.map_err(Error::Capture)?;
+            self.captured = desired;
+        }
+        Ok(())
+    }
+
+    async fn tell_kernel_path(
+        &mut self,
+        snapshot: Arc<Snapshot>,
+        ranges: Ranges,
+        metrics: &NodeMetrics,
+    ) -> Result<(), Error> {
         if let Some(kernel_path) = &mut self.kernel_path {
-            let applied = kernel_path.update(target.snapshot, ranges(&target.desired)).await;
-            let applied = applied.map_err(Error::KernelPath)?;
+            let applied = kernel_path.update(snapshot, ranges).await.map_err(Error::KernelPath)?;
             tracing::debug!(script_bytes = applied.script_bytes, "the kernel path follows");
             tell_of_flows(metrics, &applied);
         }
-        captured
+        Ok(())
     }
 }
 

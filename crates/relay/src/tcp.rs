@@ -118,7 +118,6 @@ pub fn relay(
         idle: IdleTimer::default(),
         key: None,
         opinion,
-        endpoint_finished_first: false,
     }
 }
 
@@ -135,7 +134,6 @@ struct Relay<'a> {
     key: Option<DefaultKey>,
     /// None: the endpoint has said something, maybe to somebody who had the connection before.
     opinion: Option<Opinion>,
-    endpoint_finished_first: bool,
 }
 
 impl Future for Relay<'_> {

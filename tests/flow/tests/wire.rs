@@ -195,6 +195,7 @@ async fn client_waits_for_an_endpoint_that_does_not_read(engine: Engine) {
         send_all(&mut stream, OFFERED, count).await.unwrap();
         stream.send_data(Bytes::new(), true).unwrap();
     });
+    eventually("a window is full", || sent.load(Ordering::SeqCst) >= 65_536).await;
     let taken = at_rest(&sent).await;
     let most = HELD + kernel_octets();
     assert!((65_536..=most).contains(&taken), "{taken} octets were taken, at most {most} may be");
@@ -221,6 +222,7 @@ async fn endpoint_waits_for_a_client_that_does_not_read(engine: Engine) {
     client.write_all(&[&PREFACE[..], &all_credit(), &head].concat()).await.unwrap();
     let sent = pouring.octets();
     eventually("the endpoint has begun", || sent.load(Ordering::SeqCst) > 0).await;
+    eventually("a window is full", || sent.load(Ordering::SeqCst) >= 65_536).await;
     let taken = at_rest(&sent).await;
     let most = HELD + kernel_octets();
     assert!((65_536..=most).contains(&taken), "{taken} octets were taken, at most {most} may be");

@@ -212,6 +212,10 @@ fn an_affinity_ends_with_its_timeout(scene: &Scene, agent: &Agent) {
     };
     scene.publish(&service(600), &PODS);
     eventually_equals("it answers", PATIENCE, &Ok(()), || connect(scene, target));
+    // The kernel path is told after capture.
+    eventually("the kernel answers", PATIENCE, || {
+        udp::Client::new(scene.client(), target).ask_within(Duration::from_millis(200)).is_ok()
+    });
     assert_eq!((by_tcp(6).len(), by_udp(6).len()), (1, 1), "one endpoint for each protocol");
 
     scene.cluster.apply(&[service(1).object()]);
@@ -222,7 +226,8 @@ fn an_affinity_ends_with_its_timeout(scene: &Scene, agent: &Agent) {
     });
     // Nothing but time ends an affinity. A change of the Service might too, but once.
     let (mut tcp, mut udp) = (BTreeSet::new(), BTreeSet::new());
-    eventually("each endpoint was met by each protocol", PATIENCE, || {
+    // By chance in the kernel: one of three stays away from 50 draws once in 10^8 times.
+    eventually("each endpoint was met by each protocol", 4 * PATIENCE, || {
         std::thread::sleep(Duration::from_millis(1200));
         tcp.extend(by_tcp(1));
         udp.extend(by_udp(1));

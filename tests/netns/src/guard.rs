@@ -1,7 +1,7 @@
 //! Aim: the listener serves captured connections and nobody else, and captures nothing of its own.
 //! Method: strangers knock; endpoints are put where a loop would begin.
 
-use std::io::{ErrorKind, Read as _};
+use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use streamvs_support::agent::{Agent, LISTEN_PORT, PATIENCE};
 use streamvs_support::grpc::load::Load;
 use streamvs_support::lab::{Host, Lab};
 use streamvs_support::manifest::{Endpoint, Service};
-use streamvs_support::{Family, grpc};
+use streamvs_support::{Family, grpc, tcp};
 
 use crate::scene::{
     CAPTURES, GRPC_PORT, PODS, Scene, address_of, dual_stack_grpc_service, engines, needs_node,
@@ -166,7 +166,7 @@ fn an_endpoint_that_is_the_service_itself_is_not_dialled_for_ever() {
             let client = scene.client().netns().spawn(move || {
                 let mut socket = TcpStream::connect(target)?;
                 socket.set_read_timeout(Some(PATIENCE))?;
-                socket.read(&mut [0; 8])
+                tcp::read(&mut socket, &mut [0; 8])
             });
             let mut most: f64 = 0.0;
             while !client.is_finished() {

@@ -377,28 +377,42 @@ fn written_to_our_tables(scene: &Scene, work: impl FnOnce()) -> Vec<String> {
 }
 
 #[test]
-fn a_new_service_is_captured_before_the_kernel_would_balance_it() {
+fn capture_gains_addresses_first_and_loses_them_last() {
     needs_node!("nft");
     let scene = Scene::new();
     let service = Service::new("new", &Family::BOTH, 11).port("tcp", 80, 8080);
     let agent = scene.agent(&[REPLACE, "--capture", "nftables"]);
-    let written = written_to_our_tables(&scene, || {
-        scene.publish(&service, &PODS);
-        scene.wait_until_used(&agent, &service, &PODS);
-        eventually("both are told", PATIENCE, || {
-            ["streamvs-capture", "streamvs-nat"].iter().all(|table| {
-                let list = ["list", "table", "ip6", table];
-                let last = service.ips()[1].to_string();
-                scene.lab.node().netns().output("nft", &list).contains(&last)
-            })
-        });
-    });
-    for address in service.ips().iter().map(ToString::to_string) {
-        let first = |table: &str| {
-            written.iter().position(|line| line.contains(table) && line.contains(&address))
-        };
-        let (capture, nat) = (first("streamvs-capture"), first("streamvs-nat"));
-        assert!(capture.is_some() && nat > capture, "{address}: {written:#?}");
+    let [v4, v6] = Family::BOTH.map(|family| service.ip(family).to_string());
+    let written = |pods: &[&str]| {
+        written_to_our_tables(&scene, || {
+            scene.publish(&service, pods);
+            scene.wait_until_used(&agent, &service, pods);
+            eventually("both are told", PATIENCE, || {
+                [
+                    &["table", "ip6", "streamvs-nat"][..],
+                    &["set", "ip6", "streamvs-capture", "streamvs6"],
+                ]
+                .iter()
+                .all(|what| {
+                    let listed =
+                        scene.lab.node().netns().output("nft", &[&["list"], *what].concat());
+                    listed.contains(&v6) != pods.is_empty()
+                })
+            });
+        })
+    };
+    let first = |written: &[String], table: &str, address: &str| {
+        let position = |line: &String| line.contains(table) && line.contains(address);
+        written.iter().position(position).unwrap_or_else(|| panic!("{table}: {written:#?}"))
+    };
+    // Who connects to a new Service at once is captured.
+    let gained = written(&PODS);
+    // And what has lost its last endpoint is not sent to endpoints that are none.
+    let lost = written(&[]);
+    for address in [v4, v6] {
+        let first = |written: &[String], table: &str| first(written, table, &address);
+        assert!(first(&gained, "streamvs-capture") < first(&gained, "streamvs-nat"));
+        assert!(first(&lost, "streamvs-nat") < first(&lost, "streamvs-capture"));
     }
 }
 

@@ -5,12 +5,12 @@ use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use streamvs_support::Family;
 use streamvs_support::agent::{Agent, PATIENCE};
 use streamvs_support::grpc::{Client, Failure, Kind};
 use streamvs_support::lab::block_on_local;
 use streamvs_support::tcp::Speak;
 use streamvs_support::wait::{eventually, eventually_some};
+use streamvs_support::{Family, tcp};
 
 use crate::scene::{PODS, Scene, address, engines, grpc_service, needs_node, tcp_service};
 
@@ -61,38 +61,27 @@ fn sigterm_lets_open_calls_finish_and_takes_no_new_ones() {
     }
 }
 
-/// A plain connection that is open and silent.
-fn silent(scene: &Scene) -> TcpStream {
-    let target = address(&tcp_service(Family::V4));
-    scene.client().netns().run(|| {
-        let mut socket = TcpStream::connect(target).expect("is accepted");
-        socket.set_read_timeout(Some(PATIENCE)).expect("a time-out can be set");
-        socket.write_all(b"who?\n").expect("is taken");
-        assert_ne!(socket.read(&mut [0; 64]).expect("answers"), 0);
-        socket
-    })
-}
-
-/// An agent with a plain connection through it.
-fn with_silent(
-    drain_timeout: &str,
-) -> (Scene, Agent, TcpStream, Vec<streamvs_support::tcp::Endpoint>) {
+/// An agent with a plain connection through it, which is open and silent.
+fn with_silent(drain_timeout: &str) -> (Scene, Agent, TcpStream, Vec<tcp::Endpoint>) {
     let scene = Scene::new();
     let endpoints = scene.tcp(Family::V4, Speak::Echo, PODS);
-    scene.publish(&tcp_service(Family::V4), &PODS);
+    let service = tcp_service(Family::V4);
+    scene.publish(&service, &PODS);
     let agent = scene.agent(&["--drain-timeout", drain_timeout]);
-    let mut socket = silent(&scene);
-    // The answer may come in pieces.
-    socket.set_read_timeout(Some(Duration::from_millis(100))).expect("a time-out can be set");
-    while socket.read(&mut [0; 64]).is_ok_and(|count| count > 0) {}
+    let socket = scene.client().netns().run(|| TcpStream::connect(address(&service)));
+    let mut socket = socket.expect("is accepted");
     socket.set_read_timeout(Some(PATIENCE)).expect("a time-out can be set");
+    socket.write_all(b"who?\n").expect("is taken");
+    // The pod's name, and the question.
+    let mut answer = [0; "a\nwho?\n".len()];
+    socket.read_exact(&mut answer).expect("answers");
     (scene, agent, socket, endpoints)
 }
 
 /// The client hears of the end, by FIN or RST.
 #[track_caller]
 fn is_over(mut socket: TcpStream) {
-    match socket.read(&mut [0; 1]) {
+    match tcp::read(&mut socket, &mut [0; 1]) {
         Ok(count) => assert_eq!(count, 0, "nothing more comes"),
         Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset),
     }

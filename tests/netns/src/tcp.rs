@@ -5,10 +5,10 @@ use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 
-use streamvs_support::Family;
 use streamvs_support::manifest::Endpoint;
 use streamvs_support::tcp::Speak;
 use streamvs_support::tcp::load::{self, First};
+use streamvs_support::{Family, tcp};
 
 use crate::scene::{PODS, Scene, address, needs_node, tcp_service};
 
@@ -42,7 +42,7 @@ fn reset_and_half_close_pass() {
         scene.client().netns().run(|| {
             let mut socket = TcpStream::connect(target).expect("is captured");
             socket.write_all(b"x").expect("is sent");
-            let error = socket.read(&mut [0; 8]).expect_err("is reset");
+            let error = tcp::read(&mut socket, &mut [0; 8]).expect_err("is reset");
             assert_eq!(error.kind(), ErrorKind::ConnectionReset);
         });
     }

@@ -11,7 +11,7 @@ use streamvs_support::grpc::{Client, Failure, Kind};
 use streamvs_support::lab::Host;
 use streamvs_support::tcp::Speak;
 use streamvs_support::wait::eventually_equals;
-use streamvs_support::{Family, figure};
+use streamvs_support::{Family, figure, tcp};
 
 use crate::scene::{PODS, Scene, address, engines, grpc_service, needs_node, tcp_service};
 
@@ -58,7 +58,7 @@ fn a_plain_connection_to_a_vanished_endpoint_is_reset() {
                 // What is not acknowledged is sent again `tcp_retries2` times instead.
                 socket.write_all(b"anybody?").expect("we take it");
             }
-            let error = socket.read(&mut [0; 8]).expect_err("nobody answers");
+            let error = tcp::read(&mut socket, &mut [0; 8]).expect_err("nobody answers");
             assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{index}\n{}", agent.log());
         }
         let waited = since.elapsed();

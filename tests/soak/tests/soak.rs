@@ -19,6 +19,7 @@ fn every_call_is_accounted_for() {
         "ip6tables",
         "ipset",
         "nft",
+        "conntrack",
         "tc"
     );
     let named = |name: &str, default: &str| std::env::var(name).unwrap_or(default.to_owned());

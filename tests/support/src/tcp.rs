@@ -8,7 +8,7 @@ pub mod load;
 mod speak;
 pub mod transfer;
 
-pub use ask::{Got, SILENCE, ask, expect, expect_by};
+pub use ask::{Got, SILENCE, ask, expect, expect_by, read};
 pub use endpoint::Endpoint;
 pub use speak::Speak;
 

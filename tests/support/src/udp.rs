@@ -101,7 +101,13 @@ impl Client {
         self.0.set_read_timeout(Some(timeout))?;
         self.0.send(b"who?")?;
         let mut datagram = [0; 512];
-        let length = self.0.recv(&mut datagram)?;
+        let length = loop {
+            match self.0.recv(&mut datagram) {
+                // A signal of a child: a read with a time-out is not begun anew by the kernel.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                received => break received?,
+            }
+        };
         let text = String::from_utf8_lossy(&datagram[..length]).into_owned();
         let (pod, client) = text.split_once(' ').expect("an endpoint's answer has two words");
         let client = client.parse().expect("the second word is an address");

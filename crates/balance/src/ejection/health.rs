@@ -42,7 +42,8 @@ impl Health {
     /// connection, fail together. While it is ejected none counts.
     pub(crate) fn fault(&self, fault: Fault, at: Age) -> u32 {
         let stamp = at.saturating_add(1);
-        let known = self.last_at.swap(stamp, Ordering::Relaxed) == stamp;
+        // One that comes late, after another worker's, was counted or is as good as.
+        let known = self.last_at.fetch_max(stamp, Ordering::Relaxed) >= stamp;
         if known || self.is_ejected() {
             return 0;
         }

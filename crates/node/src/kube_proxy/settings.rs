@@ -62,6 +62,8 @@ const fn setting(
 
 const AT_ONCE: &str = "changes of endpoints apply at once; the kernel gets only what differs";
 const CONNTRACK: &str = "kernel-wide limits are left to kube-proxy or to sysctl";
+const BE_LIBERAL: &str =
+    "nothing here drops what conntrack calls invalid, and the kernel's setting is left to sysctl";
 const UDP: &str =
     "UDP is kube-proxy's, or the kernel's with --kube-proxy-replacement, by its own time-outs";
 const LOCAL: &str = "pods are told by their addresses: --cluster-cidr, --pod-cidrs, or the Node's \
@@ -326,7 +328,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "conntrack-tcp-be-liberal",
         Kind::Bool,
         "false",
-        Here::Ignored(CONNTRACK),
+        Here::Ignored(BE_LIBERAL),
     ),
     setting(
         "conntrack.udpTimeout",

@@ -6,8 +6,7 @@
 //! | how it ends, without an octet of the endpoint's | fault |
 //! | --- | --- |
 //! | the endpoint's socket fails: reset, no answer to keepalive | yes, unless the client had ended its half and asked nothing |
-//! | the endpoint's FIN before the client's | where the client had sent something |
-//! | the client's FIN before the endpoint's, its reset, the idle time | no |
+//! | a FIN of either side, the client's reset, the idle time | no |
 //! | passed on to another process | no, here as there |
 //!
 //! So one who only looks whether the port is open, who sends and wants no reply, or whose idle
@@ -41,13 +40,11 @@ impl Relay<'_> {
             self.opinion = None;
             return;
         }
-        self.endpoint_finished_first |= self.down.finished && !self.up.finished;
         let asked = self.up.octets > 0;
         let lost = match end {
             Poll::Pending => return,
-            Poll::Ready(End::Closed) => asked && self.endpoint_finished_first,
             Poll::Ready(End::Reset(Side::Upstream, _)) => asked || !self.up.finished,
-            Poll::Ready(End::Reset(Side::Downstream, _) | End::Idle) => false,
+            Poll::Ready(End::Closed | End::Reset(Side::Downstream, _) | End::Idle) => false,
         };
         if lost {
             opinion.server.fault(&opinion.target, Fault::LostBeforeReply, Instant::now());

@@ -75,7 +75,6 @@ pub fn resume(
         key: None,
         // What the endpoint has said to whoever had the connection before is not known.
         opinion: None,
-        endpoint_finished_first: false,
     })
 }
 

@@ -50,12 +50,26 @@ pub fn ask(host: &Host, to: SocketAddr) -> Got {
         };
         socket.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout can be set");
         let mut first = [0; 1];
-        match socket.read(&mut first) {
+        match read(&mut socket, &mut first) {
             Ok(1) => Got::Served,
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Got::Overtaken,
             other => panic!("{to}: {other:?}"),
         }
     })
+}
+
+/// Reads once. A read with a time-out that a signal ends, as of a child, is not begun anew by the
+/// kernel; here it is.
+///
+/// # Errors
+/// As the read.
+pub fn read(socket: &mut TcpStream, octets: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match socket.read(octets) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            read => return read,
+        }
+    }
 }
 
 /// Connects until the answer is the expected one.

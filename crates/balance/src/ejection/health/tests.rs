@@ -51,6 +51,8 @@ fn faults_count_until_an_answer() {
 #[test]
 fn faults_of_one_instant_are_one() {
     check(&[(0, Bad(1)), (0, Bad(0)), (0, Bad(0)), (1, Bad(2)), (1, Bad(0))]);
+    // Two workers tell in turn of a connection each.
+    check(&[(0, Bad(1)), (1, Bad(2)), (0, Bad(0)), (1, Bad(0)), (0, Bad(0)), (2, Bad(3))]);
     // Even at the first instant there is, and over an answer.
     check(&[(0, Bad(1)), (0, Answer), (0, Bad(0)), (1, Bad(1))]);
 }
