@@ -435,6 +435,7 @@ async fn plain_connections_pass_over_an_endpoint_that_breaks_off_or_refuses() {
             tokio::spawn(async move {
                 while let Ok((mut socket, _)) = bad.accept().await {
                     read_some(&mut socket, 3).await;
+                    reset(socket);
                 }
             });
         }
