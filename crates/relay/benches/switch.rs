@@ -90,8 +90,7 @@ impl Lab {
     fn flush(&mut self) -> usize {
         let mut octets = 0;
         while let Some(key) = self.switch.next_dirty() {
-            let (first, second) = self.switch.output(key);
-            let length = first.len() + second.len();
+            let length = self.switch.output_octets(key);
             octets += length;
             self.switch.written(key, length, self.now);
             self.follow();

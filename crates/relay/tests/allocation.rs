@@ -6,6 +6,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::rc::Rc;
 use std::time::Instant;
 
 use streamvs_relay::h2::switch::hpack::{Encoder, Field, Indexing};
@@ -85,6 +86,8 @@ struct Lab {
     client: ConnectionKey,
     endpoint: Option<ConnectionKey>,
     ended: u64,
+    /// What is read lies there.
+    chunk: Rc<[u8]>,
 }
 
 impl Lab {
@@ -92,16 +95,20 @@ impl Lab {
         let now = Instant::now();
         let mut switch = Switch::new(now);
         let client = switch.open_downstream(false, now);
-        let mut lab = Self { switch, now, client, endpoint: None, ended: 0 };
+        let chunk = vec![0; 16_384].into();
+        let mut lab = Self { switch, now, client, endpoint: None, ended: 0, chunk };
         lab.send(client, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
         lab.send(client, &frame(SETTINGS, 0, 0, &[]));
         lab
     }
 
-    fn send(&mut self, key: ConnectionKey, mut octets: &[u8]) {
-        while !octets.is_empty() {
-            let taken = self.switch.receive(key, octets, self.now);
-            octets = &octets[taken..];
+    fn send(&mut self, key: ConnectionKey, octets: &[u8]) {
+        let chunk = Rc::get_mut(&mut self.chunk).expect("what was lent has gone on");
+        chunk[..octets.len()].copy_from_slice(octets);
+        let mut start = 0;
+        while start < octets.len() {
+            let range = start..octets.len();
+            start += self.switch.receive_chunk(key, &self.chunk, range, self.now);
             self.follow();
         }
     }
@@ -127,8 +134,7 @@ impl Lab {
     fn flush(&mut self) -> usize {
         let mut octets = 0;
         while let Some(key) = self.switch.next_dirty() {
-            let (first, second) = self.switch.output(key);
-            let length = first.len() + second.len();
+            let length = self.switch.output_octets(key);
             octets += length;
             self.switch.written(key, length, self.now);
             self.follow();

@@ -230,7 +230,36 @@ async fn endpoint_waits_for_a_client_that_does_not_read(engine: Engine) {
     assert_eq!(sent.load(Ordering::SeqCst), OFFERED);
 }
 
+/// Large bodies of many calls at once, each with octets of its own, to clients that hardly read at
+/// first and then all of it.
+async fn large_bodies_stay_whole_while_their_receivers_are_slow(engine: Engine) {
+    const CLIENTS: u32 = 12;
+    const BODY: u32 = 1024 * 1024;
+    let endpoints = start_all(3, Script::Echo).await;
+    let node = Node::start_engine(engine, &addresses(&endpoints));
+    let calls: Vec<_> = (0..CLIENTS)
+        .map(|number| {
+            let address = node.address;
+            tokio::spawn(async move {
+                let socket = small_socket().connect(address).await.unwrap();
+                let (send, connection) = h2::client::handshake(socket).await.unwrap();
+                tokio::spawn(connection);
+                let word = |place: u32| (place.wrapping_mul(2_654_435_761) ^ number).to_be_bytes();
+                let body: Vec<u8> = (0..BODY / 4).flat_map(word).collect();
+                let called = call(&send, grpc_request(PATH), &body);
+                let answer = tokio::time::timeout(MOST, called).await.unwrap().unwrap();
+                assert_eq!(answer.grpc_status(), "0");
+                assert!(answer.body == body, "call {number} has got other octets");
+            })
+        })
+        .collect();
+    for call in calls {
+        call.await.unwrap();
+    }
+}
+
 on_both_engines!(
+    large_bodies_stay_whole_while_their_receivers_are_slow,
     preface_may_come_in_two_pieces,
     stream_above_goaway_goes_to_another_endpoint,
     client_waits_for_an_endpoint_that_does_not_read,

@@ -3,6 +3,7 @@
 //! Claims: nothing panics; what the switch does and says does not depend on how the octets were
 //! cut; what it says are whole frames; it takes something from each piece.
 
+use std::rc::Rc;
 use std::time::Instant;
 
 use streamvs_relay::h2::switch::{ConnectionKey, Event, Switch};
@@ -45,12 +46,13 @@ fn run(octets: &[u8], cuts: &[u8]) -> Seen {
     let (mut rest, mut output, mut events) = (octets, Vec::new(), Vec::new());
     while !rest.is_empty() && switch.wants_input(key) {
         let length = lengths.next().unwrap_or(usize::MAX).min(rest.len());
-        let (mut piece, after) = rest.split_at(length);
+        let (piece, after) = rest.split_at(length);
         rest = after;
-        while !piece.is_empty() {
-            let taken = switch.receive(key, piece, now);
-            assert!(taken > 0 && taken <= piece.len());
-            piece = &piece[taken..];
+        let (chunk, mut start) = (Rc::<[u8]>::from(piece), 0);
+        while start < length {
+            let taken = switch.receive_chunk(key, &chunk, start..length, now);
+            assert!(taken > 0 && start + taken <= length);
+            start += taken;
             follow(&mut switch, now, &mut events);
             take_output(&mut switch, key, now, &mut output);
         }
@@ -83,13 +85,11 @@ fn follow(switch: &mut Switch, now: Instant, events: &mut Vec<String>) {
 fn take_output(switch: &mut Switch, key: ConnectionKey, now: Instant, output: &mut Vec<u8>) {
     while switch.next_dirty().is_some() {}
     loop {
-        let (first, second) = switch.output(key);
-        let octets = first.len() + second.len();
+        let octets = switch.output_octets(key);
         if octets == 0 {
             return;
         }
-        output.extend_from_slice(first);
-        output.extend_from_slice(second);
+        output.extend(switch.output(key).flatten());
         switch.written(key, octets, now);
     }
 }

@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use streamvs_balance::ConnectFailure;
@@ -216,14 +217,14 @@ impl World<'_> {
 
     fn receive(&mut self, place: usize, octets: &[u8]) {
         let key = self.connections[place].key;
-        let mut rest = octets;
-        while !rest.is_empty() && self.switch.wants_input(key) {
-            let taken = self.switch.receive(key, rest, self.now);
-            assert!(taken > 0 && taken <= rest.len());
-            rest = &rest[taken..];
+        let (chunk, mut start) = (Rc::<[u8]>::from(octets), 0);
+        while start < chunk.len() && self.switch.wants_input(key) {
+            let taken = self.switch.receive_chunk(key, &chunk, start..chunk.len(), self.now);
+            assert!(taken > 0 && start + taken <= chunk.len());
+            start += taken;
             self.follow();
         }
-        if !rest.is_empty() {
+        if start < chunk.len() {
             // Part of a frame was lost with what was not wanted.
             self.connections[place].granted = None;
         }
@@ -231,9 +232,11 @@ impl World<'_> {
 
     fn write(&mut self, place: usize, most: usize) {
         let connection = &mut self.connections[place];
-        let (first, second) = self.switch.output(connection.key);
+        if most.is_multiple_of(2) {
+            self.switch.keep(connection.key);
+        }
         let before = connection.output.len();
-        connection.output.extend(first.iter().chain(second).take(most));
+        connection.output.extend(self.switch.output(connection.key).flatten().take(most));
         let octets = connection.output.len() - before;
         self.switch.written(connection.key, octets, self.now);
         self.follow();
@@ -242,9 +245,8 @@ impl World<'_> {
     /// Reads what was written to a connection's socket.
     fn read_output(&mut self, place: usize) {
         let connection = &mut self.connections[place];
-        let (first, second) = self.switch.output(connection.key);
         let mut octets = std::mem::take(&mut connection.output);
-        octets.extend(first.iter().chain(second));
+        octets.extend(self.switch.output(connection.key).flatten());
         if !connection.is_client {
             octets = octets.strip_prefix(PREFACE).expect("said first").to_vec();
         }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use streamvs_balance::ConnectFailure;
@@ -264,12 +265,12 @@ impl World {
         if !connection.open || octets == 0 || !self.switch.wants_input(key) {
             return false;
         }
-        let octets: Vec<u8> = connection.peer.out.drain(..octets).collect();
-        let mut rest = &octets[..];
-        while !rest.is_empty() {
-            let taken = self.switch.receive(key, rest, self.now);
+        let chunk: Rc<[u8]> = connection.peer.out.drain(..octets).collect();
+        let mut start = 0;
+        while start < chunk.len() {
+            let taken = self.switch.receive_chunk(key, &chunk, start..chunk.len(), self.now);
             assert!(taken > 0, "nothing taken, nothing asked");
-            rest = &rest[taken..];
+            start += taken;
             self.follow();
         }
         true
@@ -300,15 +301,17 @@ impl World {
         if !connection.open || !self.announced.contains(&key) {
             return false;
         }
-        let (first, second) = self.switch.output(key);
-        let octets: Vec<u8> = first.iter().chain(second).copied().take(most).collect();
+        if self.rng.u8(..4) == 0 {
+            self.switch.keep(key);
+        }
+        let octets: Vec<u8> = self.switch.output(key).flatten().copied().take(most).collect();
         if !octets.is_empty() {
             self.switch.written(key, octets.len(), self.now);
             let heard = self.connections[place].peer.hear(&octets);
             heard.into_iter().for_each(|heard| self.heard(place, heard));
             self.follow();
         }
-        if self.switch.output(key).0.is_empty() {
+        if self.switch.output_octets(key) == 0 {
             self.announced.remove(&key);
             match self.switch.over(key) {
                 Some(Over::Failed(code)) => {
@@ -456,8 +459,7 @@ impl World {
     fn check(&self) {
         self.switch.check_invariants();
         for connection in self.connections.iter().filter(|connection| connection.open) {
-            let (first, second) = self.switch.output(connection.key);
-            let octets = first.len() + second.len();
+            let octets = self.switch.output_octets(connection.key);
             assert!(octets <= OUTPUT_OCTETS, "{octets} octets wait for a socket");
             let announced = self.announced.contains(&connection.key);
             assert!(octets == 0 || announced, "output that nobody was told of");
@@ -473,9 +475,9 @@ impl World {
             {
                 // What waits in front of the switch and behind it is not held by the stream.
                 let ahead = call.sent.body_octets - attempt.heard.body_octets;
-                let (first, second) = self.switch.output(self.connections[attempt.connection].key);
+                let behind = self.switch.output_octets(self.connections[attempt.connection].key);
                 let before = self.connections[call.connection].peer.out.len();
-                let on_the_way = before + first.len() + second.len();
+                let on_the_way = before + behind;
                 assert!(ahead <= STREAM_OCTETS + on_the_way, "call {number} is held: {ahead}");
             }
         }

@@ -56,6 +56,7 @@ pub mod hpack;
 mod inbound;
 mod invariants;
 mod limits;
+mod output;
 mod pool;
 mod receive;
 mod request;
@@ -70,6 +71,7 @@ mod tests;
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::rc::Rc;
 use std::time::Instant;
 
 use rustc_hash::FxHashMap;
@@ -206,6 +208,8 @@ pub struct Switch {
     events: VecDeque<Event>,
     /// Events in the queue that the driver has to answer before more is read.
     question_count: usize,
+    /// What is being read lies there.
+    chunk: Option<Rc<[u8]>>,
     /// Room for the header block that is being written.
     block: Vec<u8>,
     /// Memory of exchanges that are over.
@@ -223,6 +227,7 @@ impl Switch {
             translator: Translator::new(),
             events: VecDeque::new(),
             question_count: 0,
+            chunk: None,
             block: Vec::new(),
             buffers: Vec::new(),
             now,
@@ -267,9 +272,21 @@ impl Switch {
         self.connections.next_dirty()
     }
 
-    /// What is to be written to the connection's socket, in order.
-    pub fn output(&self, key: ConnectionKey) -> (&[u8], &[u8]) {
-        self.connections.get(key).map_or((&[], &[]), |connection| connection.output.as_slices())
+    /// What is to be written to the connection's socket, in order; no piece is empty.
+    pub fn output(&self, key: ConnectionKey) -> impl Iterator<Item = &[u8]> {
+        self.connections.get(key).into_iter().flat_map(|connection| connection.output.pieces())
+    }
+
+    /// How many octets that is.
+    pub fn output_octets(&self, key: ConnectionKey) -> usize {
+        self.connections.get(key).map_or(0, |connection| connection.output.len())
+    }
+
+    /// Copies what the connection's output has of chunks, so that they are free again.
+    pub fn keep(&mut self, key: ConnectionKey) {
+        if let Some(connection) = self.connections.get_mut(key) {
+            connection.output.keep();
+        }
     }
 
     /// So many octets of [`Switch::output`] were written.

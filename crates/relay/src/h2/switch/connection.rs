@@ -1,6 +1,6 @@
 //! One connection as the switch sees it.
 
-use std::collections::VecDeque;
+use std::rc::Rc;
 use std::time::Instant;
 
 use rustc_hash::FxHashMap;
@@ -10,6 +10,7 @@ use super::flow::{DEFAULT_WINDOW, Window};
 use super::frame::{Code, HEAD_OCTETS, Head, PREFACE, flag, kind};
 use super::hpack::{Decoder, Encoder};
 use super::inbound::Inbound;
+use super::output::Output;
 use super::resets::Resets;
 use super::turns::Turns;
 use super::{ExchangeKey, limits};
@@ -95,7 +96,7 @@ pub(super) struct Connection {
     pub(super) send_window: Window,
     /// Streams with data and credit that wait for the connection.
     pub(super) ready: Turns,
-    pub(super) output: VecDeque<u8>,
+    pub(super) output: Output,
     /// Octets that have left `output` for the socket, since the beginning.
     pub(super) written: u64,
     /// Stands in the list of connections that have something to write or to tell.
@@ -134,7 +135,7 @@ impl Connection {
             encoder: Encoder::new(),
             send_window: Window::new(DEFAULT_WINDOW),
             ready: Turns::default(),
-            output: VecDeque::new(),
+            output: Output::default(),
             written: 0,
             dirty: false,
             pinged: None,
@@ -197,12 +198,14 @@ impl Connection {
         self.pinged = Some(now);
     }
 
-    /// Appends a DATA frame of at most [`limits::DATA_OCTETS`], for which there is credit.
-    pub(super) fn data(&mut self, stream: u32, octets: &[u8], end: bool) {
+    /// Appends a DATA frame of at most [`limits::DATA_OCTETS`], for which there is credit. A large
+    /// one of octets that lie in `chunk` stays there.
+    pub(super) fn data(&mut self, stream: u32, octets: &[u8], chunk: Option<&Rc<[u8]>>, end: bool) {
         let flags = if end { flag::END_STREAM } else { 0 };
-        self.output.reserve(HEAD_OCTETS + octets.len());
         self.head(octets.len(), kind::DATA, flags, stream);
-        self.output.extend(octets);
+        if !chunk.is_some_and(|chunk| self.output.lend(chunk, octets)) {
+            self.output.extend(octets);
+        }
         self.calm.earn();
     }
 

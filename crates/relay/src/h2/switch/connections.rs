@@ -1,11 +1,10 @@
 //! All connections of a worker, those among them that have something to write, and the buffers
 //! they take turns with.
 
-use std::collections::VecDeque;
-
 use slotmap::SlotMap;
 
 use super::connection::Connection;
+use super::output::Queue;
 use super::{ConnectionKey, limits};
 
 /// The connections, by key.
@@ -15,7 +14,11 @@ pub(super) struct Connections {
     map: SlotMap<ConnectionKey, Box<Connection>>,
     /// Each at most once.
     dirty: Vec<ConnectionKey>,
-    spare: Vec<VecDeque<u8>>,
+    #[expect(
+        clippy::vec_box,
+        reason = "they are lent as boxes, so that idle connections are small"
+    )]
+    spare: Vec<Box<Queue>>,
     /// What those hold.
     spare_octets: usize,
 }
@@ -57,11 +60,11 @@ impl Connections {
         if connection.is_over() {
             return None;
         }
-        if connection.output.capacity() == 0
+        if !connection.output.has_memory()
             && let Some(spare) = self.spare.pop()
         {
-            self.spare_octets -= spare.capacity();
-            connection.output = spare;
+            self.spare_octets -= spare.memory_octets();
+            connection.output.give_memory(spare);
         }
         if !connection.dirty {
             connection.dirty = true;
@@ -101,15 +104,14 @@ impl Connections {
             return;
         };
         let octets = octets.min(connection.output.len());
-        connection.output.drain(..octets);
+        connection.output.advance(octets);
         connection.written += octets as u64;
-        if connection.output.is_empty() && connection.output.capacity() > 0 {
-            let mut output = std::mem::take(&mut connection.output);
-            output.shrink_to(limits::SPARE_OCTETS);
-            let octets = self.spare_octets + output.capacity();
+        if let Some(mut memory) = connection.output.take_memory() {
+            memory.shrink_to(limits::SPARE_OCTETS);
+            let octets = self.spare_octets + memory.memory_octets();
             if self.spare.len() < limits::SPARE_COUNT && octets <= limits::SPARE_TOTAL_OCTETS {
                 self.spare_octets = octets;
-                self.spare.push(output);
+                self.spare.push(memory);
             }
         }
     }

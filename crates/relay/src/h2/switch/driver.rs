@@ -1,7 +1,7 @@
 //! The switch on sockets: one task for each connection, one that writes for all of them.
 //!
 //! ```text
-//!   connection tasks: socket readable -> worker's buffer -> Switch::receive -> events
+//!   connection tasks: socket readable -> a chunk -> Switch::receive_chunk -> events
 //!                                                              | output
 //!                                                              v
 //!   flusher: after all tasks that were ready: writev for each connection with output
@@ -13,6 +13,7 @@
 //!
 //! An idle connection has a task, a link, and its state in the switch, but no buffer.
 
+mod chunks;
 mod flush;
 mod link;
 mod streams;
@@ -35,6 +36,7 @@ use crate::Leg;
 use crate::connect::{DialError, dial, share};
 use crate::h2::{Drain, Error, Outcome};
 use crate::worker::{Route, Worker};
+use chunks::Chunks;
 use link::{Client, Link};
 use streams::Stream;
 
@@ -47,6 +49,7 @@ pub struct Driver {
     /// Boxed, as the map keeps room for many in reserve.
     links: RefCell<SecondaryMap<ConnectionKey, Box<Link>>>,
     streams: RefCell<SecondaryMap<ExchangeKey, Stream>>,
+    chunks: Chunks,
     flusher: RefCell<Waker>,
     /// Of the table by which the streams that wait were looked at last.
     generation: Cell<u64>,
@@ -59,6 +62,7 @@ impl Driver {
             switch: RefCell::new(Switch::new(now)),
             links: RefCell::default(),
             streams: RefCell::default(),
+            chunks: Chunks::default(),
             flusher: RefCell::new(Waker::noop().clone()),
             generation: Cell::new(0),
         }
@@ -74,6 +78,7 @@ pub async fn run(worker: Rc<Worker>) {
         while interval.poll_tick(cx).is_ready() {
             driver.follow_table(&worker);
             driver.switch.borrow_mut().tick(Instant::now());
+            driver.chunks.shrink();
         }
         if !driver.flusher.borrow().will_wake(cx.waker()) {
             *driver.flusher.borrow_mut() = cx.waker().clone();

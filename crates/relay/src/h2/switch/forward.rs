@@ -1,5 +1,7 @@
 //! Octets of a stream from one connection to another, as credit allows (RFC 9113 section 5.2).
 
+use std::rc::Rc;
+
 use super::connection::Connection;
 use super::exchange::{End, Exchange, Flow, Side, Toward};
 use super::facts::Block;
@@ -42,7 +44,7 @@ impl Switch {
             && let Some(sink) = self.connections.writer(side.connection)
             && sink.ready.is_empty()
         {
-            sent = send(sink, side, octets, end);
+            sent = send(sink, side, octets, self.chunk.as_ref(), end);
         }
         flow.octets += sent as u64;
         flow.queue.extend(&octets[sent..]);
@@ -195,7 +197,7 @@ impl Switch {
         let (first, second) = flow.queue.as_slices();
         let piece = &first[..first.len().min(limits::DATA_OCTETS)];
         let end = matches!(flow.end, End::Data) && second.is_empty() && piece.len() == first.len();
-        let sent = send(sink, side, piece, end);
+        let sent = send(sink, side, piece, None, end);
         flow.queue.drain(..sent);
         flow.octets += sent as u64;
         // What was sent before to another endpoint has been granted again already.
@@ -248,8 +250,14 @@ impl Switch {
     }
 }
 
-/// Sends as much as there is credit and room for. With `end` the last frame ends the stream.
-fn send(sink: &mut Connection, side: &mut Side, octets: &[u8], end: bool) -> usize {
+/// Sends as much as there is credit and room for, of octets that may lie in `chunk`. With `end` the last frame ends the stream.
+fn send(
+    sink: &mut Connection,
+    side: &mut Side,
+    octets: &[u8],
+    chunk: Option<&Rc<[u8]>>,
+    end: bool,
+) -> usize {
     let mut sent = 0;
     if !side.state.can_send() {
         return 0;
@@ -268,7 +276,7 @@ fn send(sink: &mut Connection, side: &mut Side, octets: &[u8], end: bool) -> usi
         // No more than what is there.
         let _ = side.send_window.spend(length);
         let _ = sink.send_window.spend(length);
-        sink.data(side.stream, &rest[..length], last && end);
+        sink.data(side.stream, &rest[..length], chunk, last && end);
         sent += length;
         if last {
             if end {

@@ -13,6 +13,10 @@ pub(super) const OUTPUT_OCTETS: usize = 512 * 1024;
 /// answers are merely many is still heard.
 pub(super) const OUTPUT_PAUSE_OCTETS: usize = OUTPUT_OCTETS + 256 * 1024;
 
+/// Octets of DATA from which on they stay in the chunk they were read into. A copy of fewer costs
+/// less than another piece of a system call.
+pub(super) const LOAN_OCTETS: usize = 4096;
+
 /// The largest DATA frame we send: what everybody accepts.
 pub(super) const DATA_OCTETS: usize = 16_384;
 

@@ -1,5 +1,7 @@
 //! From octets to frames (RFC 9113 section 4).
 
+use std::ops::Range;
+use std::rc::Rc;
 use std::time::Instant;
 
 use super::calm::Cost;
@@ -29,6 +31,24 @@ impl Switch {
             }
         }
         octets.len() - rest.len()
+    }
+
+    /// The same for octets that lie in a chunk: large pieces of DATA stay there, until they are
+    /// written or [`Switch::keep`] is called. Nobody may change a chunk that others hold.
+    ///
+    /// # Panics
+    /// The chunk is shorter than the range's end.
+    pub fn receive_chunk(
+        &mut self,
+        key: ConnectionKey,
+        chunk: &Rc<[u8]>,
+        range: Range<usize>,
+        now: Instant,
+    ) -> usize {
+        self.chunk = Some(Rc::clone(chunk));
+        let taken = self.receive(key, &chunk[range], now);
+        self.chunk = None;
+        taken
     }
 
     /// Takes at least one octet of `octets`, which is not empty.

@@ -7,6 +7,9 @@ use std::time::Instant;
 use crate::h2::switch::ConnectionKey;
 use crate::worker::Worker;
 
+/// Pieces of one write: 256 KiB and more where they are large.
+const PIECES: usize = 64;
+
 impl super::Driver {
     /// Writes what there is, until the switch has nothing more or the kernel takes no more.
     pub(super) fn flush(&self, worker: &Rc<Worker>) {
@@ -16,6 +19,8 @@ impl super::Driver {
                 return;
             };
             self.flush_link(worker, key);
+            // What the kernel does not take now must not hold the chunks that all read into.
+            self.switch.borrow_mut().keep(key);
         }
     }
 
@@ -29,12 +34,16 @@ impl super::Driver {
             let mut switch = self.switch.borrow_mut();
             let mut now = None;
             while !link.blocked && link.error.is_none() {
-                let (first, second) = switch.output(key);
-                if first.is_empty() {
+                let mut slices = [IoSlice::new(&[]); PIECES];
+                let mut count = 0;
+                for (slice, piece) in slices.iter_mut().zip(switch.output(key)) {
+                    *slice = IoSlice::new(piece);
+                    count += 1;
+                }
+                if count == 0 {
                     break;
                 }
-                let slices = [IoSlice::new(first), IoSlice::new(second)];
-                match link.socket.try_write_vectored(&slices) {
+                match link.socket.try_write_vectored(&slices[..count]) {
                     Ok(octets) => {
                         let now = *now.get_or_insert_with(Instant::now);
                         switch.written(key, octets, now);
@@ -49,7 +58,7 @@ impl super::Driver {
                     }
                 }
             }
-            let finished = switch.over(key).is_some() && switch.output(key).0.is_empty();
+            let finished = switch.over(key).is_some() && switch.output_octets(key) == 0;
             if finished || (link.paused && switch.wants_input(key)) {
                 link.waker.wake_by_ref();
             }

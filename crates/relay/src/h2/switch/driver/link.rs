@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::ops::Range;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
@@ -14,12 +15,9 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
+use super::chunks;
 use crate::h2::switch::{ConnectionKey, Over};
 use crate::worker::{Route, Worker};
-
-/// Octets of one read. Half of what the worker's buffer has, so that what was read is still in the
-/// processor's cache when it is passed on.
-const READ_OCTETS: usize = 128 * 1024;
 
 /// Reads in a row before others have their turn.
 const READS: usize = 2;
@@ -100,7 +98,7 @@ pub(super) async fn relay(
     };
     driver.links.borrow_mut().insert(key, Box::new(link));
     let _guard = Guard { worker, key };
-    driver.feed(worker, key, &early);
+    driver.feed(worker, key, &Rc::from(&early[..]), 0..early.len());
     drop(early);
     driver.wake_flusher();
     let error = poll_fn(|cx| driver.poll_link(worker, key, &mut read, cx)).await;
@@ -124,7 +122,7 @@ async fn linger(worker: &Rc<Worker>, read: &mut OwnedReadHalf) {
         while reads < LINGER_READS {
             reads += 1;
             let octets = worker.with_buffer(|buffer| {
-                let mut buffer = ReadBuf::new(&mut buffer[..READ_OCTETS]);
+                let mut buffer = ReadBuf::new(buffer);
                 let polled = Pin::new(&mut *read).poll_read(cx, &mut buffer);
                 polled.map(|read| read.map_or(0, |()| buffer.filled().len()))
             });
@@ -191,7 +189,7 @@ impl super::Driver {
             self.flush_link(worker, key);
         }
         let switch = self.switch.borrow();
-        if switch.over(key).is_some() && switch.output(key).0.is_empty() {
+        if switch.over(key).is_some() && switch.output_octets(key) == 0 {
             return Poll::Ready(Some(None));
         }
         let wants_input = switch.wants_input(key);
@@ -213,20 +211,36 @@ impl super::Driver {
         read: &mut OwnedReadHalf,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
-        worker.with_buffer(|buffer| {
-            let mut buffer = ReadBuf::new(&mut buffer[..READ_OCTETS]);
-            ready!(Pin::new(read).poll_read(cx, &mut buffer))?;
-            self.feed(worker, key, buffer.filled());
-            Poll::Ready(Ok(buffer.filled().len()))
+        let mut chunk = self.chunk(worker);
+        let mut buffer = ReadBuf::new(Rc::make_mut(&mut chunk));
+        let polled = Pin::new(read).poll_read(cx, &mut buffer);
+        let octets = buffer.filled().len();
+        self.feed(worker, key, &chunk, 0..octets);
+        self.chunks.give(chunk);
+        polled.map_ok(|()| octets)
+    }
+
+    /// A chunk that nobody else holds.
+    fn chunk(&self, worker: &Rc<Worker>) -> Rc<[u8]> {
+        self.chunks.take().unwrap_or_else(|| {
+            // Nothing is lent after that.
+            self.flush(worker);
+            self.chunks.take().unwrap_or_else(chunks::fresh)
         })
     }
 
-    fn feed(&self, worker: &Rc<Worker>, key: ConnectionKey, mut octets: &[u8]) {
+    fn feed(
+        &self,
+        worker: &Rc<Worker>,
+        key: ConnectionKey,
+        chunk: &Rc<[u8]>,
+        mut range: Range<usize>,
+    ) {
         let now = Instant::now();
-        while !octets.is_empty() {
+        while !range.is_empty() {
             self.follow_table(worker);
-            let taken = self.switch.borrow_mut().receive(key, octets, now);
-            octets = &octets[taken..];
+            let taken = self.switch.borrow_mut().receive_chunk(key, chunk, range.clone(), now);
+            range.start += taken;
             self.follow(worker);
         }
     }

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use streamvs_balance::ConnectFailure;
@@ -252,10 +253,10 @@ impl Lab {
 
     /// The switch reads `octets` from the peer.
     pub(super) fn send(&mut self, peer: &Peer, octets: &[u8]) {
-        let mut rest = octets;
-        while !rest.is_empty() {
-            let taken = self.switch.receive(peer.key, rest, self.now);
-            rest = &rest[taken..];
+        let chunk: Rc<[u8]> = octets.into();
+        let mut start = 0;
+        while start < chunk.len() {
+            start += self.switch.receive_chunk(peer.key, &chunk, start..chunk.len(), self.now);
             self.follow();
         }
         self.check();
@@ -272,8 +273,7 @@ impl Lab {
     pub(super) fn heard(&mut self, peer: &mut Peer) -> Vec<Frame> {
         let mut frames = Vec::new();
         loop {
-            let (first, second) = self.switch.output(peer.key);
-            let octets = [first, second].concat();
+            let octets: Vec<u8> = self.switch.output(peer.key).flatten().copied().collect();
             if octets.is_empty() {
                 return frames;
             }
