@@ -10,6 +10,7 @@ mod direction;
 mod idle;
 mod opinion;
 mod pace;
+mod patience;
 mod pipe;
 mod suspend;
 

@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 
 use super::Side;
 use super::pace::Pace;
+use super::patience::Patience;
 use super::pipe::Pipe;
 use super::suspend::{Half, Progress};
 use crate::socket::{read_once, write_once};
@@ -51,6 +52,7 @@ pub(super) struct Direction {
     /// Whose octets these are.
     source: Side,
     pace: Pace,
+    patience: Patience,
     /// An octet has come from the source.
     pub(super) heard: bool,
     /// FIN has come; it is passed on when nothing is held.
@@ -70,6 +72,7 @@ impl Direction {
             octets: written,
             source,
             pace: Pace::default(),
+            patience: Patience::default(),
             finished: false,
             ended: false,
         }
@@ -85,12 +88,13 @@ impl Direction {
         }
     }
 
-    /// All there is to go on with; what is held stays held here too.
-    pub(super) fn half(&mut self) -> io::Result<Half> {
+    /// All there is to go on with `source`; what is held stays held here too.
+    pub(super) fn half(&mut self, source: &TcpStream) -> io::Result<Half> {
         if let Some(pipe) = &mut self.pipe {
             debug_assert!(self.pending.is_empty(), "at most one of the two holds any");
             self.pending = pipe.take_octets()?;
         }
+        self.patience.end(source);
         let progress = match (self.ended, self.finished) {
             (true, _) => Progress::Ended,
             (false, true) => Progress::Finished,
@@ -179,12 +183,19 @@ impl Direction {
         loop {
             let filled = match self.lend(worker) {
                 Some(pipe) => self.splice(pipe, from),
-                None => self.copy(worker, from, to),
+                None => {
+                    self.patience.end(from);
+                    self.copy(worker, from, to)
+                }
             };
             match filled {
                 Ok(count) => return Poll::Ready(Ok(count)),
                 Err((side, io::ErrorKind::WouldBlock)) => {
-                    ready!(from.poll_read_ready(cx)).map_err(|e| (side, e.kind()))?;
+                    let Poll::Ready(ready) = from.poll_read_ready(cx) else {
+                        self.patience.wait(from, cx);
+                        return Poll::Pending;
+                    };
+                    ready.map_err(|error| (side, error.kind()))?;
                 }
                 Err(failure) => return Poll::Ready(Err(failure)),
             }
@@ -212,6 +223,7 @@ impl Direction {
                 self.finished = count == 0;
                 self.heard |= count > 0;
                 self.pace.spliced(count);
+                self.patience.spliced(from, count);
                 Ok(count)
             }
             Err(error) if cannot_splice(&error) => {

@@ -84,7 +84,7 @@ impl Relay<'_> {
     pub(super) fn suspend(&mut self) -> io::Result<Suspended> {
         let downstream = self.downstream.as_fd().try_clone_to_owned()?;
         let upstream = self.upstream.as_fd().try_clone_to_owned()?;
-        let (up, down) = (self.up.half()?, self.down.half()?);
+        let (up, down) = (self.up.half(&self.downstream)?, self.down.half(&self.upstream)?);
         Ok(Suspended { downstream, upstream, up, down })
     }
 }

@@ -155,6 +155,37 @@ fn bulk_both_ways_arrives_through_pipes_that_come_back() {
 }
 
 #[test]
+fn what_comes_last_of_a_long_pour_arrives_without_an_end() {
+    const OCTETS: usize = 40 * MIB;
+    run(async {
+        let worker = worker(MAX_PIPES);
+        let Relayed { mut client, mut endpoint, outcome } = Relayed::new(&worker).await;
+        let writer = spawn_local(async move {
+            for piece in 0..40 {
+                send(&mut client, piece * MIB, MIB, 11).await;
+            }
+            // Less than is waited for.
+            send(&mut client, OCTETS, 100_000, 11).await;
+            client
+        });
+        for piece in 0..40 {
+            receive(&mut endpoint, piece * MIB, MIB, 11).await;
+        }
+        receive(&mut endpoint, OCTETS, 100_000, 11).await;
+        let mut client = writer.await.expect("has written");
+        let mut at = OCTETS + 100_000;
+        for _ in 0..20 {
+            send(&mut client, at, 64, 11).await;
+            receive(&mut endpoint, at, 64, 11).await;
+            at += 64;
+        }
+        drop((client, endpoint));
+        let outcome = outcome.await.expect("does not panic");
+        assert_eq!(outcome.bytes_to_upstream, at as u64);
+    });
+}
+
+#[test]
 fn half_close_in_the_middle_of_splicing_passes_after_the_last_octet() {
     run(async {
         let worker = worker(MAX_PIPES);

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
 
+use super::super::patience::tests::low_water;
 use super::super::tests::{pair, worker};
 use super::super::{Early, End, Outcome, relay};
 use super::*;
@@ -104,6 +105,36 @@ async fn a_bulk_transfer_survives_many_hands_octet_for_octet() {
             let counts = (outcome.bytes_to_upstream, outcome.bytes_to_downstream);
             assert_eq!(counts, (OCTETS as u64, 6));
             assert_eq!(outcome.end, End::Closed);
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_pouring_connection_is_waited_for_no_longer_once_it_leaves() {
+    LocalSet::new()
+        .run_until(async {
+            let a = worker(4);
+            let (mut client, downstream) = pair().await;
+            let (upstream, mut endpoint) = pair().await;
+            let source = downstream.as_fd().try_clone_to_owned().expect("is open");
+            let first = Rc::clone(&a);
+            let running = spawn_local(async move {
+                relay(&first, downstream, upstream, Early::default(), None).await
+            });
+            let pouring = spawn_local(async move {
+                let octets = vec![7; 1024 * 1024];
+                while client.write_all(&octets).await.is_ok() {}
+            });
+            let mut buffer = vec![0; 256 * 1024];
+            let deadline = Instant::now() + Duration::from_secs(30);
+            while low_water(&source) == 1 {
+                assert!(Instant::now() < deadline, "nothing is waited for");
+                assert!(endpoint.read(&mut buffer).await.expect("is open") > 0);
+            }
+            let suspended = suspend(&a, running).await;
+            assert_eq!(low_water(&source), 1, "who goes on is told of each octet");
+            pouring.abort();
+            drop(suspended);
         })
         .await;
 }
