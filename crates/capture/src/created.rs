@@ -15,6 +15,7 @@ use streamvs_table::Family;
 use crate::Error;
 use crate::command::run;
 use crate::listing::{Listing, target};
+use crate::nft::list_tables;
 use crate::ruleset::Table;
 
 /// The chain that holds the record. No rule leads there.
@@ -63,9 +64,8 @@ fn nft_family(family: Family) -> &'static str {
 /// `nft` could not be run.
 pub(crate) async fn probe(nft: &Path, family: Family, table: Table) -> Result<Made, Error> {
     let family = nft_family(family);
-    let listed = run(nft, &["list", "tables", family], "").await?.success()?;
     let name = format!("table {family} {}", table.as_str());
-    if !listed.lines().any(|line| line.trim() == name) {
+    if !list_tables(nft, &[family]).await?.contains(&name) {
         return Ok(Made { words: vec![WHOLE_TABLE.to_owned()] });
     }
     let mut made = Made::default();

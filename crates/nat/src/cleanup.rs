@@ -10,18 +10,10 @@ use crate::nft::Nft;
 /// Returns what it removed, as in `table ip streamvs-nat`. Established flows go on as long as
 /// something else keeps translation loaded.
 ///
-/// Where `nft` is not installed nothing can be found, and a warning says so.
-///
 /// # Errors
-/// `nft` failed.
+/// `nft` is not installed, so that nothing can be found, or failed.
 pub async fn cleanup() -> Result<Vec<String>, Error> {
-    let nft = match Nft::locate() {
-        Ok(nft) => nft,
-        Err(error) => {
-            tracing::warn!(%error, "no nftables table was looked for");
-            return Ok(Vec::new());
-        }
-    };
+    let nft = Nft::locate()?;
     let mut removed = Vec::new();
     let tables = match nft.tables().await {
         Ok(tables) => tables,
@@ -30,7 +22,7 @@ pub async fn cleanup() -> Result<Vec<String>, Error> {
     };
     for family in Family::BOTH {
         let table = format!("table {} {TABLE}", layout::word(family));
-        if tables.lines().any(|line| line == table) {
+        if tables.contains(&table) {
             nft.commit(&format!("delete {table}\n")).await?;
             removed.push(table);
         }

@@ -6,17 +6,20 @@
 //!
 //! Sources: the kernel's nfnetlink_conntrack; kube-proxy's conntrack package for when.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload, Nla as _,
+    DefaultNla, Emitable, NLA_F_NESTED, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage,
+    NetlinkPayload, Nla as _,
 };
 use netlink_packet_netfilter::conntrack::{
     ConntrackAttribute, ConntrackMessage, IPTuple, ProtoTuple, Protocol as IpProtocol, Tuple,
 };
 use netlink_packet_netfilter::{
     NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
+    NetfilterSubsystem,
 };
 use netlink_sys::constants::NETLINK_NETFILTER;
 use netlink_sys::{AsyncSocket as _, AsyncSocketExt as _, TokioSocket};
@@ -24,6 +27,7 @@ use streamvs_table::{
     AddressKind, Disposition, Family, Protocol, ServicePort, Snapshot, TrafficPolicy,
 };
 
+use crate::netlink::Messages;
 use crate::ranges::Ranges;
 
 /// Attributes that tell entries of equal tuples apart (`CTA_ID`, `CTA_ZONE`).
@@ -38,16 +42,29 @@ pub(crate) struct Flow {
     pub(crate) answers_from: SocketAddr,
 }
 
+/// At which addresses node ports are served.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NodePorts<'a> {
+    pub(crate) ranges: &'a Ranges,
+    /// The addresses of the node's interfaces.
+    pub(crate) own: &'a BTreeSet<IpAddr>,
+}
+
 /// True where a flow to a Service leads to what is not, or no longer, an endpoint of it.
 ///
 /// An endpoint that terminates and still serves keeps its flows, as connections would. So does one
 /// that the policy would not give to the client any more: as by kube-proxy, nobody asks where a
 /// flow is from.
-pub(crate) fn is_stale(flow: &Flow, before: &Snapshot, after: &Snapshot, ranges: &Ranges) -> bool {
+pub(crate) fn is_stale(
+    flow: &Flow,
+    before: &Snapshot,
+    after: &Snapshot,
+    node_ports: NodePorts<'_>,
+) -> bool {
     let Flow { dialled, answers_from } = *flow;
-    let Some((service, kind)) = dialled_service(flow, after, ranges) else {
+    let Some((service, kind)) = dialled_service(flow, after, node_ports) else {
         // Of a Service that is gone only what was translated leads astray.
-        return dialled_service(flow, before, ranges).is_some() && answers_from != dialled;
+        return dialled_service(flow, before, node_ports).is_some() && answers_from != dialled;
     };
     let (balancing, policies) = match kind {
         AddressKind::ClusterIp => (service.internal_policy, [service.internal_policy; 2]),
@@ -67,16 +84,16 @@ pub(crate) fn is_stale(flow: &Flow, before: &Snapshot, after: &Snapshot, ranges:
 fn dialled_service<'a>(
     flow: &Flow,
     table: &'a Snapshot,
-    ranges: &Ranges,
+    node_ports: NodePorts<'_>,
 ) -> Option<(&'a ServicePort, AddressKind)> {
     let (ip, port) = (flow.dialled.ip(), flow.dialled.port());
     if let Some(service) = table.lookup(ip, port, Protocol::Udp) {
         return service.kind_of(ip).map(|kind| (service.as_ref(), kind));
     }
-    // Where node ports are served at all addresses of the node, a flow to somebody else passes for
-    // one to it, unless it was translated.
-    let is_told = !ranges.are_all_of(Family::of(ip)) || table.node().addresses.contains(&ip);
-    if !ranges.serve_at(ip) || !(is_told || flow.answers_from != flow.dialled) {
+    // A range may hold addresses of other hosts. What was translated was for the node, also where
+    // the address is gone.
+    let is_own = node_ports.own.contains(&ip) || table.node().addresses.contains(&ip);
+    if !node_ports.ranges.serve_at(ip) || !(is_own || flow.answers_from != flow.dialled) {
         return None;
     }
     let service = table.node_port(port, Protocol::Udp)?;
@@ -90,8 +107,7 @@ fn dialled_service<'a>(
 pub(crate) async fn forget(family: Family, is_stale: impl Fn(&Flow) -> bool) -> io::Result<usize> {
     let mut socket = TokioSocket::new(NETLINK_NETFILTER)?;
     socket.socket_mut().bind_auto()?;
-    let request = ConntrackMessage::Get(Vec::new());
-    send(&mut socket, family, NLM_F_REQUEST | NLM_F_DUMP, request).await?;
+    send(&mut socket, family, NLM_F_REQUEST | NLM_F_DUMP, udp_flows()).await?;
     let mut stale = Vec::new();
     receive(&mut socket, |attributes| {
         if read(&attributes).is_some_and(|flow| is_stale(&flow)) {
@@ -117,6 +133,36 @@ pub(crate) async fn forget(family: Family, is_stale: impl Fn(&Flow) -> bool) -> 
     Ok(deleted)
 }
 
+/// Asks for the UDP flows of a family, since a node with many connections has ten thousands of
+/// others. Kernels before 5.8 do not know the filter and tell of all.
+fn udp_flows() -> NetfilterMessageInner {
+    /// `IPCTNL_MSG_CT_GET`.
+    const GET: u8 = 1;
+    /// `CTA_TUPLE_ORIG`.
+    const TUPLE: u16 = 1;
+    /// `CTA_FILTER` and in it `CTA_FILTER_ORIG_FLAGS`: what of the tuple is to be compared.
+    const FILTER: u16 = 25;
+    const OF_TUPLE: u16 = 1;
+    /// `CTA_FILTER_F_CTA_PROTO_NUM`.
+    const PROTOCOL: u32 = 1 << 3;
+    fn nest(kind: u16, within: &impl Emitable) -> DefaultNla {
+        let mut octets = vec![0; within.buffer_len()];
+        within.emit(&mut octets);
+        DefaultNla::new(kind | NLA_F_NESTED, octets)
+    }
+    let udp = Tuple::Proto(vec![ProtoTuple::Protocol(IpProtocol::Udp)]);
+    let compared = DefaultNla::new(OF_TUPLE, PROTOCOL.to_ne_bytes().into());
+    NetfilterMessageInner::Other {
+        subsys: NetfilterSubsystem::Conntrack,
+        message_type: GET,
+        attributes: vec![nest(TUPLE, &udp), nest(FILTER, &compared)],
+    }
+}
+
+/// Room for a datagram. The kernel fills it as far as 32 KiB, and less if there is less room: a dump
+/// is as many calls as it is datagrams.
+const DATAGRAM: usize = 64 << 10;
+
 /// `ENOENT` of every Linux.
 const ENOENT: i32 = 2;
 
@@ -124,7 +170,7 @@ async fn send(
     socket: &mut TokioSocket,
     family: Family,
     flags: u16,
-    message: ConntrackMessage,
+    message: impl Into<NetfilterMessageInner>,
 ) -> io::Result<()> {
     let family = match family {
         Family::V4 => NetfilterProtoFamily::IPv4,
@@ -144,44 +190,31 @@ async fn receive(
     socket: &mut TokioSocket,
     mut take: impl FnMut(Vec<ConntrackAttribute>),
 ) -> io::Result<()> {
+    let mut datagram = Vec::with_capacity(DATAGRAM);
     loop {
-        let (datagram, _) = socket.recv_from_full().await?;
-        let mut rest = &datagram[..];
-        while !rest.is_empty() {
-            let malformed = |error| io::Error::new(io::ErrorKind::InvalidData, error);
-            let length = length_of(rest)?;
-            // An entry that the library cannot read (another protocol's) is nobody's UDP flow.
-            let message = NetlinkMessage::<NetfilterMessage>::deserialize(&rest[..length]);
-            match message.map(|message| message.payload) {
-                Ok(NetlinkPayload::Done(_)) => return Ok(()),
-                Ok(NetlinkPayload::Error(error)) => {
+        datagram.clear();
+        socket.recv(&mut datagram).await?;
+        for message in Messages(&datagram) {
+            match message? {
+                Some(NetlinkPayload::Done(_)) => return Ok(()),
+                Some(NetlinkPayload::Error(error)) => {
                     return match error.code {
                         None => Ok(()),
                         Some(_) => Err(error.to_io()),
                     };
                 }
-                Ok(NetlinkPayload::InnerMessage(message)) => {
+                Some(NetlinkPayload::InnerMessage(message)) => {
                     if let NetfilterMessageInner::Conntrack(ConntrackMessage::New(attributes)) =
                         message.inner
                     {
                         take(attributes);
                     }
                 }
-                Ok(_) => {}
-                Err(error) => tracing::trace!(error = %malformed(error), "conntrack entry skipped"),
+                // An entry that the library cannot read (another protocol's) is nobody's UDP flow.
+                Some(_) | None => {}
             }
-            // Messages are aligned to four octets.
-            rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
         }
     }
-}
-
-/// The length that a netlink message says it has, which the datagram must hold.
-fn length_of(bytes: &[u8]) -> io::Result<usize> {
-    let length = bytes.first_chunk().map(|length| u32::from_ne_bytes(*length) as usize);
-    length
-        .filter(|length| (16..=bytes.len()).contains(length))
-        .ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
 /// The UDP flow of an entry; none where it is something else.

@@ -72,7 +72,7 @@ impl Contents {
         let (cluster_ips, external) = (of(false), of(true));
         let internal = port.internal_policy;
         if !cluster_ips.is_empty() && port.internal_disposition(family) == Disposition::Balance {
-            let way = if common.masquerade_all { Way::Masquerade } else { Way::Straight };
+            let way = if common.masquerade_all { Way::Masquerade } else { Way::Enter };
             let chain = self.pick(port, (List::Main, internal), way, &cluster_ips, common);
             for key in cluster_ips {
                 self.lead(List::Main, key, Value::Goto(chain.clone()));
@@ -158,7 +158,7 @@ impl Contents {
             picked.map(|endpoint| endpoint.address).take(usize::from(u16::MAX)).collect();
         if let Some(timeout) = port.affinity {
             let sticky = sticky::add(self, &port.name, family, picked, timeout);
-            for way in way.with_needed().skip(1) {
+            for way in &way.with_needed()[1..] {
                 self.chains.insert(way.chain(&sticky), way.rules(family, &sticky));
             }
             return way.chain(&sticky);
@@ -173,7 +173,7 @@ impl Contents {
         let count = u16::try_from(picked.len()).expect("no more than that were taken");
         let seed = port.cluster_ip(family).map_or(0, last_octet);
         let turn = Turn::new(list, order, count, seed);
-        self.shared.extend(way.with_needed().map(|way| SharedChain { way, turn }));
+        self.shared.extend(way.with_needed().iter().map(|&way| SharedChain { way, turn }));
         SharedChain { way, turn }.to_string()
     }
 

@@ -34,6 +34,8 @@ pub enum Error {
         /// What it wrote.
         stderr: String,
     },
+    /// The kernel refused a change of elements.
+    Elements(io::Error),
     /// `nft` did not end in time and was killed.
     TimedOut(Duration),
     /// Conntrack entries could not be read or deleted.
@@ -63,6 +65,7 @@ impl fmt::Display for Error {
             Self::Failed { status, stderr } => {
                 write!(f, "nft failed ({status}): {}", stderr.trim_end())
             }
+            Self::Elements(source) => write!(f, "cannot change elements: {source}"),
             Self::TimedOut(after) => write!(f, "nft did not end within {} s", after.as_secs()),
             Self::Conntrack(source) => write!(f, "cannot delete stale UDP flows: {source}"),
         }
@@ -72,7 +75,7 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Start(source) | Self::Conntrack(source) => Some(source),
+            Self::Start(source) | Self::Elements(source) | Self::Conntrack(source) => Some(source),
             Self::NftMissing
             | Self::NoNftables { .. }
             | Self::Unsupported { .. }

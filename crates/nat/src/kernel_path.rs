@@ -9,13 +9,15 @@ use streamvs_table::{Family, PerFamily, Protocol, ServicePort, Snapshot};
 
 use crate::Error;
 use crate::change::{self, Shared};
-use crate::conntrack::{self, Flow};
+use crate::conntrack::{self, Flow, NodePorts};
 use crate::contents::{Common, Contents};
 use crate::layout;
 use crate::listing::Listing;
+use crate::netlink;
 use crate::nft::Nft;
 use crate::order::Order;
 use crate::ranges::Ranges;
+use crate::script::Script;
 
 /// How the kernel path works on this node.
 #[derive(Clone, Debug)]
@@ -28,12 +30,15 @@ pub struct Config {
     /// Mark bits of packets whose source is to become the node's, while they are on their way
     /// through the node. Not 0.
     pub masquerade_mark: u32,
+    /// The addresses of this node's interfaces, as they are when it is called.
+    pub own_addresses: fn() -> BTreeSet<IpAddr>,
 }
 
 /// What a change did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Applied {
-    /// Octets of the script given to `nft`; 0 where the kernel held everything already.
+    /// Octets of the script given to `nft`, or of the messages to the kernel; 0 where the kernel held
+    /// everything already.
     pub script_bytes: usize,
     /// What became of the UDP flows of a family, if they were looked at.
     pub flows: PerFamily<Option<Reconciled>>,
@@ -60,6 +65,7 @@ pub struct KernelPath {
     order: Order,
     masquerade_all: bool,
     mark: u32,
+    own_addresses: fn() -> BTreeSet<IpAddr>,
     /// What the kernel holds, unless `doubtful`.
     snapshot: Arc<Snapshot>,
     /// The same.
@@ -96,6 +102,7 @@ impl KernelPath {
             order: Order::of(&config.scheduler),
             masquerade_all: config.masquerade_all,
             mark,
+            own_addresses: config.own_addresses,
             snapshot: Arc::default(),
             ranges: Ranges::default(),
             shared: PerFamily::default(),
@@ -108,8 +115,10 @@ impl KernelPath {
         Ok((path, Applied { script_bytes, flows }))
     }
 
-    /// Brings the kernel from the last snapshot and ranges to these. Costs one run of `nft` with the
-    /// difference, and nothing where there is none; then the UDP flows of removed endpoints go.
+    /// Brings the kernel from the last snapshot and ranges to these. Costs nothing where there is no
+    /// difference; a few messages where it is of elements alone, as a change of endpoints nearly
+    /// always is; else one run of `nft`. Then the UDP flows of removed endpoints go. `scheduler` is
+    /// that of [`Config`], and may have changed.
     ///
     /// # Errors
     /// `nft` failed, also after the kernel was read. The next `update` or [`KernelPath::audit`]
@@ -118,8 +127,10 @@ impl KernelPath {
         &mut self,
         snapshot: Arc<Snapshot>,
         ranges: Ranges,
+        scheduler: &str,
     ) -> Result<Applied, Error> {
-        let stepped = self.step(&snapshot, &ranges).await;
+        let order = std::mem::replace(&mut self.order, Order::of(scheduler));
+        let stepped = self.step(&snapshot, &ranges, order).await;
         let script_bytes = match stepped {
             Some(script_bytes) => script_bytes,
             None => self.settle(&snapshot, &ranges).await?,
@@ -167,33 +178,38 @@ impl KernelPath {
         Common { family, order: self.order, masquerade_all: self.masquerade_all }
     }
 
-    /// Writes the difference between two snapshots, from which only what differs is computed.
-    /// None: that cannot be done, or failed; the kernel is to be read.
-    async fn step(&mut self, snapshot: &Snapshot, ranges: &Ranges) -> Option<usize> {
+    /// Writes the difference between two snapshots, from which only what differs is computed unless
+    /// the order was another one. None: that cannot be done, or failed; the kernel is to be read.
+    async fn step(&mut self, snapshot: &Snapshot, ranges: &Ranges, order: Order) -> Option<usize> {
         if self.doubtful {
             return None;
         }
         let before = Arc::clone(&self.snapshot);
-        let (left, joined) = difference(&before, snapshot);
-        let mut script = String::new();
+        let (left, joined) = if order == self.order {
+            difference(&before, snapshot)
+        } else {
+            (all(&before), all(snapshot))
+        };
+        let mut script = Script::new();
         for family in self.families.clone() {
             let (mut old, mut new) = (Contents::default(), Contents::default());
             let common = self.common(family);
             for port in left.iter().copied() {
-                old.add(port, &before, common);
+                old.add(port, &before, Common { order, ..common });
             }
             for port in joined.iter().copied() {
                 new.add(port, snapshot, common);
             }
-            script += &change::ranges(family, &self.ranges.of(family), &ranges.of(family));
-            script += &change::script(family, &old, &new, self.shared.get_mut(family));
+            let [from, to] = [&self.ranges, ranges].map(|ranges| ranges.sets(family));
+            change::ranges(&mut script, family, &from, &to);
+            change::contents(&mut script, family, &old, &new, self.shared.get_mut(family));
             let hairpins = self.hairpins.get_mut(family);
             let present: BTreeSet<IpAddr> = hairpins.keys().copied().collect();
             add_up(hairpins, &old.hairpins, &new.hairpins);
-            script += &change::hairpins(family, &present, hairpins);
+            change::hairpins(&mut script, family, &present, hairpins);
         }
-        match self.nft.commit(&script).await {
-            Ok(()) => Some(script.len()),
+        match self.commit(script).await {
+            Ok(octets) => Some(octets),
             Err(error) => {
                 self.doubtful = true;
                 tracing::warn!(%error, "the kernel path is not as we left it, reading it anew");
@@ -202,10 +218,28 @@ impl KernelPath {
         }
     }
 
+    /// Does a transaction; an empty one costs nothing. Returns how many octets it was.
+    async fn commit(&self, script: Script) -> Result<usize, Error> {
+        if script.is_empty() {
+            return Ok(0);
+        }
+        match script.messages() {
+            Some(messages) => {
+                let octets = messages.len();
+                netlink::commit(messages).await.map_err(Error::Elements)?;
+                Ok(octets)
+            }
+            None => {
+                self.nft.commit(script.text()).await?;
+                Ok(script.text().len())
+            }
+        }
+    }
+
     /// Reads what the kernel holds and writes what differs from a snapshot.
     async fn settle(&mut self, snapshot: &Snapshot, ranges: &Ranges) -> Result<usize, Error> {
         self.doubtful = true;
-        let mut script = String::new();
+        let mut script = Script::new();
         for family in self.families.clone() {
             let wanted = Contents::of(snapshot, self.common(family));
             let text = self.nft.list(family, true).await?;
@@ -216,18 +250,20 @@ impl KernelPath {
                 Some((listing, shared))
             });
             let (listing, mut shared) = adopted.unwrap_or_else(|| {
-                script += &change::renew(family, self.mark, text.is_some());
+                change::renew(&mut script, family, self.mark, text.is_some());
                 Default::default()
             });
-            script += &change::ranges(family, listing.ranges(), &ranges.of(family));
-            script += &change::script(family, &listing.contents(&wanted), &wanted, &mut shared);
-            script += &change::hairpins(family, listing.hairpins(), &wanted.hairpins);
+            change::ranges(&mut script, family, listing.ranges(), &ranges.sets(family));
+            let found = listing.contents(&wanted);
+            change::contents(&mut script, family, &found, &wanted, &mut shared);
+            change::hairpins(&mut script, family, listing.hairpins(), &wanted.hairpins);
             *self.shared.get_mut(family) = shared;
             *self.hairpins.get_mut(family) = wanted.hairpins;
         }
-        self.nft.commit(&script).await?;
+        // By `nft`, which says best what is wrong.
+        self.nft.commit(script.text()).await?;
         self.doubtful = false;
-        Ok(script.len())
+        Ok(script.text().len())
     }
 
     /// Deletes the UDP flows that lead to what is no endpoint any more. A failure is logged: the
@@ -240,9 +276,13 @@ impl KernelPath {
         families: &[Family],
         before: &Snapshot,
     ) -> PerFamily<Option<Reconciled>> {
-        let is_stale =
-            |flow: &Flow| conntrack::is_stale(flow, before, &self.snapshot, &self.ranges);
         let mut reconciled = PerFamily::default();
+        if families.is_empty() {
+            return reconciled;
+        }
+        let own = (self.own_addresses)();
+        let node_ports = NodePorts { ranges: &self.ranges, own: &own };
+        let is_stale = |flow: &Flow| conntrack::is_stale(flow, before, &self.snapshot, node_ports);
         for family in families.iter().copied() {
             let started = Instant::now();
             match conntrack::forget(family, is_stale).await.map_err(Error::Conntrack) {
@@ -258,16 +298,14 @@ impl KernelPath {
 }
 
 /// The ServicePorts that are gone or changed, and those that are new or changed. Costs as
-/// [`Snapshot::changes_since`]; but where ServicePorts claim the same address all count as both,
-/// since an address may have changed hands, and where the node's addresses changed, since
-/// loadBalancerSourceRanges may name them.
+/// [`Snapshot::changes_since`]; but where it changed who claims the same address as another all
+/// count as both, since an address may have changed hands, and where the node's addresses changed,
+/// since loadBalancerSourceRanges may name them.
 fn difference<'a>(
     before: &'a Snapshot,
     after: &'a Snapshot,
 ) -> (Vec<&'a ServicePort>, Vec<&'a ServicePort>) {
-    let disputed = before.conflicts().chain(after.conflicts()).next().is_some();
-    if disputed || before.node().addresses != after.node().addresses {
-        let all = |snapshot: &'a Snapshot| snapshot.services().map(Arc::as_ref).collect();
+    if !after.disputes_as(before) || before.node().addresses != after.node().addresses {
         return (all(before), all(after));
     }
     let (mut left, mut joined) = (Vec::new(), Vec::new());
@@ -276,6 +314,10 @@ fn difference<'a>(
         joined.extend(missing_from(change.before, change.after));
     }
     (left, joined)
+}
+
+fn all(snapshot: &Snapshot) -> Vec<&ServicePort> {
+    snapshot.services().map(Arc::as_ref).collect()
 }
 
 /// Those of `these` that are not the same object in `others`.

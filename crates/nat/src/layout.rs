@@ -19,8 +19,14 @@ const PRIORITY: i32 = -95;
 /// The chain that marks packets whose source is to become the node's.
 pub(crate) const MARK: &str = "to-masquerade";
 
+/// The sets of ranges.
+pub(crate) const RANGES: [&str; 3] = [NODE, PODS, KEPT];
+
 /// The set of where pods are.
 pub(crate) const PODS: &str = "pods";
+
+/// The set of those who keep their address when they ask a ClusterIP.
+pub(crate) const KEPT: &str = "unmasqueraded";
 
 /// The set of addresses at which node ports are served.
 pub(crate) const NODE: &str = "node-addresses";
@@ -97,10 +103,12 @@ fn without_version(family: Family, mark: u32) -> String {
         writeln!(text, "add map {table} {map} {{ type {key} : verdict; }}")
             .expect("a String takes every write");
     }
+    for set in RANGES {
+        writeln!(text, "add set {table} {set} {{ type {address}; flags interval; }}")
+            .expect("a String takes every write");
+    }
     text + &format!(
-        "add set {table} {NODE} {{ type {address}; flags interval; }}\n\
-         add set {table} {PODS} {{ type {address}; flags interval; }}\n\
-         add set {table} hairpin {{ type {address} . {address}; }}\n\
+        "add set {table} hairpin {{ type {address} . {address}; }}\n\
          add chain {table} dispatch\n\
          add rule {table} dispatch {dialled} vmap @services\n\
          add rule {table} dispatch {word} daddr @{NODE} {word} daddr != {loopback} \
@@ -130,7 +138,7 @@ pub(crate) fn probe(family: Family, mark: u32) -> String {
         text.push_str(&pick(family, list, 1));
         for order in [Order::Rotation, Order::Chance, Order::Source] {
             let turn = Turn::new(list, order, 2, 0);
-            for way in Way::Split.with_needed() {
+            for way in Way::ALL {
                 text.push_str(&shared(family, SharedChain { way, turn }));
             }
         }
@@ -166,7 +174,9 @@ pub(crate) fn shared(family: Family, chain: SharedChain) -> String {
     let mut text = format!("add chain {table} {chain}\n");
     let rules = match chain.way {
         Way::Straight => vec![turn(family, chain.turn)],
-        Way::Masquerade | Way::Split => chain.way.rules(family, &chain.turn.to_string()),
+        Way::Masquerade | Way::Enter | Way::Split => {
+            chain.way.rules(family, &chain.turn.to_string())
+        }
     };
     for rule in rules {
         writeln!(text, "add rule {table} {chain} {rule}").expect("a String takes every write");

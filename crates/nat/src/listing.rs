@@ -10,9 +10,9 @@ use ipnet::IpNet;
 use crate::change::Shared;
 use crate::contents::{Contents, is_own};
 use crate::key::{Key, List, Map, Value};
-use crate::layout::{self, FIXED};
+use crate::layout::{FIXED, RANGES};
 use crate::order;
-use crate::ranges::Ranges;
+use crate::ranges::RangeSets;
 use crate::way::Way;
 
 /// Our table as it was found.
@@ -24,7 +24,7 @@ pub(crate) struct Listing {
     clients: BTreeMap<String, u64>,
     elements: BTreeMap<(Map, Key), Value>,
     hairpins: BTreeSet<IpAddr>,
-    ranges: Ranges,
+    ranges: RangeSets,
 }
 
 impl Listing {
@@ -99,7 +99,7 @@ impl Listing {
     }
 
     /// The elements of the sets of ranges.
-    pub(crate) fn ranges(&self) -> &Ranges {
+    pub(crate) fn ranges(&self) -> &RangeSets {
         &self.ranges
     }
 
@@ -125,7 +125,7 @@ impl Listing {
                     self.clients.insert(name.clone(), seconds);
                 }
             }
-            Block::Map(_) | Block::Hairpin | Block::Node | Block::Pods => {}
+            Block::Map(_) | Block::Hairpin | Block::Ranges(_) => {}
             Block::None => return None,
         }
         Some(())
@@ -142,11 +142,8 @@ impl Listing {
                     }
                     self.elements.insert((*map, key), value);
                 }
-                Block::Node => {
-                    self.ranges.node.insert(range(element)?);
-                }
-                Block::Pods => {
-                    self.ranges.pods.insert(range(element)?);
+                Block::Ranges(set) => {
+                    self.ranges.entry(*set).or_default().insert(range(element)?);
                 }
                 Block::Hairpin => {
                     let (ip, same) = element.split_once(" . ")?;
@@ -169,8 +166,7 @@ enum Block {
     None,
     Map(Map),
     Hairpin,
-    Node,
-    Pods,
+    Ranges(&'static str),
     Clients(String),
     Chain(String),
 }
@@ -183,9 +179,8 @@ impl Block {
             ("chain", name) => Some(Self::Chain(name.to_owned())),
             ("map", name) => Some(Self::Map(Map::parse(name)?)),
             ("set", "hairpin") => Some(Self::Hairpin),
-            ("set", layout::NODE) => Some(Self::Node),
-            ("set", layout::PODS) => Some(Self::Pods),
             ("set", name) if name.starts_with("client-") => Some(Self::Clients(name.to_owned())),
+            ("set", name) => RANGES.into_iter().find(|set| *set == name).map(Self::Ranges),
             _ => None,
         }
     }

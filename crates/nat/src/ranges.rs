@@ -1,10 +1,12 @@
 //! Addresses that are no Service's, and count.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use streamvs_table::Family;
+
+use crate::layout::{KEPT, NODE, PODS};
 
 /// Where node ports are served, and where clients are inside. No range of either overlaps another.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -16,24 +18,31 @@ pub struct Ranges {
     pub pods: BTreeSet<IpNet>,
 }
 
+/// What each of our table's sets of ranges holds, or shall hold.
+pub(crate) type RangeSets = BTreeMap<&'static str, BTreeSet<IpNet>>;
+
 impl Ranges {
-    /// Those of a family.
-    pub(crate) fn of(&self, family: Family) -> Self {
-        let only = |ranges: &BTreeSet<IpNet>| {
+    /// As the sets of a family hold them.
+    pub(crate) fn sets(&self, family: Family) -> RangeSets {
+        let only = |ranges: &BTreeSet<IpNet>| -> BTreeSet<IpNet> {
             let of_family = ranges.iter().filter(|range| Family::of(range.addr()) == family);
             of_family.copied().collect()
         };
-        Self { node: only(&self.node), pods: only(&self.pods) }
+        let pods = only(&self.pods);
+        // Nobody is masqueraded for being no pod where nobody knows where pods are.
+        let kept = if pods.is_empty() { [everywhere(family)].into() } else { pods.clone() };
+        [(NODE, only(&self.node)), (PODS, pods), (KEPT, kept)].into()
     }
 
     /// Node ports are served at the address, if it is the node's.
     pub(crate) fn serve_at(&self, ip: IpAddr) -> bool {
         !ip.is_loopback() && self.node.iter().any(|range| range.contains(&ip))
     }
+}
 
-    /// Every address is in some range of the node's, so that this says nothing of whose it is.
-    pub(crate) fn are_all_of(&self, family: Family) -> bool {
-        let all = |range: &IpNet| range.prefix_len() == 0 && Family::of(range.addr()) == family;
-        self.node.iter().any(all)
+fn everywhere(family: Family) -> IpNet {
+    match family {
+        Family::V4 => Ipv4Net::default().into(),
+        Family::V6 => Ipv6Net::default().into(),
     }
 }

@@ -12,6 +12,7 @@ use crate::change::{self, Shared};
 use crate::contents::{Common, Contents};
 use crate::order::Order;
 use crate::ranges::Ranges;
+use crate::script::Script;
 
 /// A ServicePort with ready endpoints on another node; rejected where it has none of a family.
 pub(crate) fn port(
@@ -103,10 +104,10 @@ pub(crate) fn ranges() -> Ranges {
 
 /// The script that makes a table with these contents, from nothing.
 pub(crate) fn whole(family: Family, contents: &Contents) -> (String, Shared) {
-    let mut shared = Shared::default();
-    let script = change::renew(family, MARK, false)
-        + &change::ranges(family, &Ranges::default(), &ranges().of(family))
-        + &change::script(family, &Contents::default(), contents, &mut shared)
-        + &change::hairpins(family, &Default::default(), &contents.hairpins);
-    (script, shared)
+    let (mut script, mut shared) = (Script::new(), Shared::default());
+    change::renew(&mut script, family, MARK, false);
+    change::ranges(&mut script, family, &Default::default(), &ranges().sets(family));
+    change::contents(&mut script, family, &Contents::default(), contents, &mut shared);
+    change::hairpins(&mut script, family, &Default::default(), &contents.hairpins);
+    (script.text().to_owned(), shared)
 }

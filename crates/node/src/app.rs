@@ -153,10 +153,9 @@ async fn serve(options: RunOptions, settings: Settings, verbosity: Verbosity) ->
     let orders = Rc::new(orders);
     let mut rules = tokio::spawn(rules.run(ordered));
 
-    let plans = Rc::new(Plans::new(publisher, options.ipvs_scheduler));
+    let plans = Rc::new(Plans::new(publisher, options.ipvs_scheduler, target));
     let mut publication = Publication {
         plans: Rc::clone(&plans),
-        target,
         tables,
         kernel_balances: options.kube_proxy_replacement,
         health: Arc::clone(&health),

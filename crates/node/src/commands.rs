@@ -90,7 +90,12 @@ pub(crate) fn cleanup(log: &LogOptions, of_kube_proxy: bool) -> Result<(), Error
 async fn everything_removed() -> Result<Vec<String>, Error> {
     let captured = streamvs_capture::cleanup().await.map_err(Error::Capture)?;
     let mut removed: Vec<String> = captured.iter().map(ToString::to_string).collect();
-    removed.extend(streamvs_nat::cleanup().await.map_err(Error::KernelPath)?);
+    match streamvs_nat::cleanup().await {
+        Ok(tables) => removed.extend(tables),
+        // A warning has said already that no table can be looked for.
+        Err(streamvs_nat::Error::NftMissing) => {}
+        Err(error) => return Err(Error::KernelPath(error)),
+    }
     Ok(removed)
 }
 

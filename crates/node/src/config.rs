@@ -19,7 +19,7 @@ use crate::cli::values::{BindAddress, MAX_SYNC_PERIOD};
 use crate::cli::{CaptureMode, ClientIp, DeadManSwitch, Http2Engine, IptablesBackend, RunOptions};
 use crate::client_ip::Wish;
 use crate::error::Error;
-use crate::reach::Reach;
+use crate::reach::{Reach, addresses_of_node};
 
 /// A bit that neither kube-proxy nor the common network plugins use.
 pub(crate) const DEFAULT_MARK: u32 = 0x1;
@@ -159,6 +159,7 @@ pub(crate) fn kernel_path(options: &RunOptions) -> Option<streamvs_nat::Config> 
         scheduler: options.ipvs_scheduler.as_str().to_owned(),
         masquerade_all: options.masquerade_all,
         masquerade_mark: masquerade_mark(options),
+        own_addresses: addresses_of_node,
     })
 }
 

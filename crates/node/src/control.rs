@@ -43,11 +43,17 @@ const GATE_OPENS: Duration = Duration::from_secs(10);
 pub(crate) struct Plans {
     publisher: Publisher<Plan>,
     scheduler: Cell<SchedulerName>,
+    /// What the kernel's writer is told, who goes by the same default.
+    target: watch::Sender<Option<Target>>,
 }
 
 impl Plans {
-    pub(crate) fn new(publisher: Publisher<Plan>, scheduler: SchedulerName) -> Self {
-        Self { publisher, scheduler: Cell::new(scheduler) }
+    pub(crate) fn new(
+        publisher: Publisher<Plan>,
+        scheduler: SchedulerName,
+        target: watch::Sender<Option<Target>>,
+    ) -> Self {
+        Self { publisher, scheduler: Cell::new(scheduler), target }
     }
 
     /// Gives the Services that ask for no scheduler another one.
@@ -55,6 +61,13 @@ impl Plans {
         self.scheduler.set(scheduler);
         let snapshot = Arc::clone(self.publisher.current().snapshot());
         self.publish(snapshot, Instant::now());
+        self.target.send_if_modified(|target| match target {
+            Some(target) => {
+                target.scheduler = scheduler;
+                true
+            }
+            None => false,
+        });
     }
 
     fn publish(&self, snapshot: Arc<Snapshot>, now: Instant) {
@@ -73,12 +86,13 @@ pub(crate) struct Target {
     desired: Arc<Desired>,
     /// For the kernel path.
     snapshot: Arc<Snapshot>,
+    /// The same.
+    scheduler: SchedulerName,
 }
 
 /// The single writer of the table.
 pub(crate) struct Publication {
     pub(crate) plans: Rc<Plans>,
-    pub(crate) target: watch::Sender<Option<Target>>,
     /// For those who follow the table itself.
     pub(crate) tables: watch::Sender<Arc<Snapshot>>,
     /// The kernel balances too, so that it has to be told of endpoints.
@@ -154,7 +168,7 @@ impl Publication {
     /// The table stays; the ranges are for the kernel only.
     fn set_service_cidrs(&mut self, ranges: Vec<IpNet>) {
         self.service_cidrs = ranges;
-        if self.target.borrow().is_some() {
+        if self.plans.target.borrow().is_some() {
             self.desire(self.plans.publisher.current().snapshot());
         }
     }
@@ -162,11 +176,11 @@ impl Publication {
     /// Only endpoints have changed, so that capture is as it should be, or soon will be. True: it
     /// has yet to be told for the first time.
     fn desire_the_same(&self, snapshot: &Arc<Snapshot>) -> bool {
-        let never = self.target.borrow().is_none();
+        let never = self.plans.target.borrow().is_none();
         if never {
             return self.desire(snapshot);
         }
-        self.target.send_modify(|target| {
+        self.plans.target.send_modify(|target| {
             if let Some(target) = target {
                 target.snapshot = Arc::clone(snapshot);
             }
@@ -185,8 +199,10 @@ impl Publication {
             pod_ranges: self.reach.pod_ranges(snapshot.node()),
             ..Desired::from_snapshot(snapshot)
         });
-        let news = self.target.borrow().as_ref().is_none_or(|target| *target.desired != *desired);
-        self.target.send_replace(Some(Target { desired, snapshot: Arc::clone(snapshot) }));
+        let target = &self.plans.target;
+        let news = target.borrow().as_ref().is_none_or(|target| *target.desired != *desired);
+        let scheduler = self.plans.scheduler.get();
+        target.send_replace(Some(Target { desired, snapshot: Arc::clone(snapshot), scheduler }));
         news
     }
 }
@@ -310,11 +326,12 @@ impl Rules {
         config: streamvs_capture::Config,
         target: Target,
     ) -> Result<Installed, Error> {
-        let Target { desired, snapshot } = target;
+        let Target { desired, snapshot, scheduler } = target;
         let started = Instant::now();
         // What capture falls back to is there before capture is.
         let kernel_path = match self.kernel_path.take() {
-            Some(config) => {
+            Some(mut config) => {
+                config.scheduler = scheduler.as_str().to_owned();
                 let installed = KernelPath::install(config, snapshot, ranges(&desired)).await;
                 let (kernel_path, applied) = installed.map_err(Error::KernelPath)?;
                 tracing::info!(script_bytes = applied.script_bytes, "kernel path installed");
@@ -326,6 +343,9 @@ impl Rules {
         let capture = Capture::install(config, &desired).await.map_err(Error::Capture)?;
         self.client_ip.show(&capture);
         self.open_gate().await;
+        if kernel_path.is_none() {
+            take_away_left_kernel_path().await;
+        }
         self.applied(Sync::Full, started);
         tracing::info!(
             captured_count = desired.capture.len(),
@@ -467,15 +487,15 @@ impl Installed {
     /// loses some the kernel path comes first: what is no longer captured would go to endpoints
     /// that are none any more. Each is told even where the other fails.
     async fn follow(&mut self, target: Target, metrics: &NodeMetrics) -> Result<(), Error> {
-        let Target { desired, snapshot } = target;
+        let Target { desired, snapshot, scheduler } = target;
         let ranges = ranges(&desired);
         let same = Arc::ptr_eq(&desired, &self.captured);
         if !same && !desired.captures_all_of(&self.captured) {
-            let told = self.tell_kernel_path(snapshot, ranges, metrics).await;
+            let told = self.tell_kernel_path(snapshot, ranges, scheduler, metrics).await;
             return self.tell_capture(desired).await.and(told);
         }
         let told = self.tell_capture(desired).await;
-        self.tell_kernel_path(snapshot, ranges, metrics).await.and(told)
+        self.tell_kernel_path(snapshot, ranges, scheduler, metrics).await.and(told)
     }
 
     async fn tell_capture(&mut self, desired: Arc<Desired>) -> Result<(), Error> {
@@ -490,14 +510,27 @@ impl Installed {
         &mut self,
         snapshot: Arc<Snapshot>,
         ranges: Ranges,
+        scheduler: SchedulerName,
         metrics: &NodeMetrics,
     ) -> Result<(), Error> {
         if let Some(kernel_path) = &mut self.kernel_path {
-            let applied = kernel_path.update(snapshot, ranges).await.map_err(Error::KernelPath)?;
+            let updated = kernel_path.update(snapshot, ranges, scheduler.as_str()).await;
+            let applied = updated.map_err(Error::KernelPath)?;
             tracing::debug!(script_bytes = applied.script_bytes, "the kernel path follows");
             tell_of_flows(metrics, &applied);
         }
         Ok(())
+    }
+}
+
+/// Next to kube-proxy, what an agent in its place has left would balance what kube-proxy does not, by
+/// endpoints that nobody keeps up to date.
+async fn take_away_left_kernel_path() {
+    match streamvs_nat::cleanup().await {
+        Ok(removed) if removed.is_empty() => {}
+        Ok(removed) => tracing::info!(removed = removed.join(", "), "took away a kernel path"),
+        Err(streamvs_nat::Error::NftMissing) => {}
+        Err(error) => tracing::warn!(%error, "cannot look for a kernel path that was left"),
     }
 }
 

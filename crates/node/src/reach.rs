@@ -44,7 +44,8 @@ impl Reach {
     /// family. Empty where none is known, which kube-proxy takes for all.
     pub(crate) fn health_addresses(&self, node: &NodeFacts) -> BTreeSet<IpAddr> {
         let ranges = self.node_ranges(node);
-        let there = if ranges.iter().all(is_bound_as_it_is) { vec![] } else { addresses_of_node() };
+        let is_told = ranges.iter().all(is_bound_as_it_is);
+        let there = if is_told { BTreeSet::new() } else { addresses_of_node() };
         addresses_in(&ranges, &there)
     }
 
@@ -67,7 +68,7 @@ impl Reach {
 }
 
 /// The addresses to bind for ranges, of which `there` are the node's.
-fn addresses_in(ranges: &BTreeSet<IpNet>, there: &[IpAddr]) -> BTreeSet<IpAddr> {
+fn addresses_in(ranges: &BTreeSet<IpNet>, there: &BTreeSet<IpAddr>) -> BTreeSet<IpAddr> {
     let places = ranges.iter().flat_map(|range| {
         if is_bound_as_it_is(range) {
             return vec![range.addr()];
@@ -83,8 +84,8 @@ fn is_bound_as_it_is(range: &IpNet) -> bool {
 }
 
 /// What the kernel says of this node's interfaces; nothing where it says nothing.
-fn addresses_of_node() -> Vec<IpAddr> {
-    let Ok(interfaces) = nix::ifaddrs::getifaddrs() else { return Vec::new() };
+pub(crate) fn addresses_of_node() -> BTreeSet<IpAddr> {
+    let Ok(interfaces) = nix::ifaddrs::getifaddrs() else { return BTreeSet::new() };
     let addresses = interfaces.filter_map(|interface| {
         let address = interface.address?;
         let v4 = address.as_sockaddr_in().map(|address| IpAddr::from(address.ip()));
@@ -105,7 +106,7 @@ mod tests {
     #[test]
     fn health_checks_are_answered_at_the_nodes_addresses_in_the_ranges() {
         let ip = |text: &str| -> IpAddr { text.parse().expect("an address") };
-        let there = ["127.0.0.1", "192.0.2.1", "192.0.2.9", "::1", "2001:db8::1"].map(ip);
+        let there = ["127.0.0.1", "192.0.2.1", "192.0.2.9", "::1", "2001:db8::1"].map(ip).into();
         for (ranges, expected) in [
             ("0.0.0.0/0 ::/0", "0.0.0.0 ::"),
             ("192.0.2.7/32", "192.0.2.7"),

@@ -127,7 +127,7 @@ fn top_shows_the_service_that_has_work_and_slis_that_all_is_well() {
     );
 }
 
-fn write(file: &Path, ipvs: &str, metrics: &str) {
+pub(crate) fn write(file: &Path, ipvs: &str, metrics: &str) {
     let text = format!(
         "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n\
          metricsBindAddress: {metrics}\nipvs: {ipvs}\n"

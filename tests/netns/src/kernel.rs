@@ -9,6 +9,7 @@ use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use streamvs_support::agent::{self, Agent, PATIENCE, Source};
 use streamvs_support::lab::{Host, Lab};
 use streamvs_support::manifest::Service;
@@ -17,22 +18,23 @@ use streamvs_support::udp::{self, Client, ask_anew};
 use streamvs_support::wait::{eventually, eventually_some};
 use streamvs_support::{Family, tcp};
 
+use crate::face::write;
 use crate::outside::exposed;
 use crate::scene::{PODS, Scene, address, needs_node, tcp_service};
 
 /// Where UDP and SCTP endpoints listen.
 const PORT: u16 = 5353;
 
-const REPLACE: &str = "--kube-proxy-replacement";
+pub(crate) const REPLACE: &str = "--kube-proxy-replacement";
 
 /// A Service over UDP.
-fn dns(family: Family) -> Service {
+pub(crate) fn dns(family: Family) -> Service {
     Service::new("dns", &[family], 53).port("dns", 80, PORT).protocol("UDP")
 }
 
 impl Scene {
     /// UDP endpoints in pods.
-    fn udp<'a>(
+    pub(crate) fn udp<'a>(
         &self,
         family: Family,
         pods: impl IntoIterator<Item = &'a str>,
@@ -346,6 +348,32 @@ fn tcp_goes_on_when_the_agent_is_stopped_or_killed() {
             agent.metric("streamvs_connections_total", &[]).is_some_and(|count| count >= 1.0)
         });
     }
+}
+
+#[test]
+fn a_scheduler_that_is_reloaded_reaches_the_kernel() {
+    needs_node!("nft");
+    let scene = Scene::new();
+    let service = dns(Family::V4);
+    let _endpoints = scene.udp(Family::V4, PODS);
+    scene.publish(&service, &PODS);
+    let file = scene.folder.path().join("config.yaml");
+    let configure = |scheduler: &str| {
+        write(&file, &format!("{{scheduler: {scheduler}}}"), "127.0.0.1:10249");
+    };
+    configure("rr");
+    let agent = scene.agent(&[REPLACE, "--config", file.to_str().expect("the path is text")]);
+    let answering = |count| ask_anew(scene.client(), address(&service), count).len();
+    assert_eq!(answering(3), 3, "by turns");
+    configure("sh");
+    agent.signal(Signal::SIGHUP);
+    eventually("one client has one endpoint", PATIENCE, || answering(12) == 1);
+    scene.publish(&service, &PODS[..2]);
+    let table = || scene.lab.node().netns().output("nft", &["list", "table", "ip", "streamvs-nat"]);
+    eventually("changes keep to it", PATIENCE, || table().contains(": goto enter-hash-2"));
+    configure("rr");
+    agent.signal(Signal::SIGHUP);
+    eventually("by turns again", PATIENCE, || answering(2) == 2);
 }
 
 /// Runs `work` and returns what was written to our nftables tables meanwhile, by the kernel's word.

@@ -132,12 +132,58 @@ fn check(scene: &Scene, family: Family, policy: &str, endpoints: Endpoints) {
         _ => (served(Seen::Node), served(Seen::Node)),
     };
     expect(pod, cluster_ip, served(Seen::Client), &what);
+    for host in [node, scene.lab.outside()] {
+        expect(host, cluster_ip, served(Seen::Node), &what);
+    }
     for to in external {
         expect(pod, to, to_pod, &what);
         expect(node, to, served(Seen::Node), &what);
         expect(scene.lab.outside(), to, outside, &what);
     }
     expect(scene.lab.pod("far"), external[0], outside, &what);
+}
+
+/// Writes the Node with these addresses and ranges of pods.
+fn write_node(scene: &Scene, addresses: &[IpAddr], pod_cidrs: &[&str]) {
+    let address = |ip: &IpAddr| json!({ "type": "InternalIP", "address": ip });
+    let node = json!({
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": { "name": "node" },
+        "spec": { "podCIDRs": pod_cidrs },
+        "status": { "addresses": addresses.iter().map(address).collect::<Vec<_>>() },
+    });
+    scene.manifests.text("node-node.json", &node.to_string());
+}
+
+#[test]
+fn whose_address_a_cluster_ips_endpoint_sees_depends_on_what_is_known() {
+    needs_node!("nft");
+    let scene = scene();
+    let _endpoints = endpoints(&scene);
+    publish(&scene, "Cluster", &[], Endpoints::Here);
+    write_node(&scene, &[], &[]);
+    let agent = scene.agent(&[REPLACE]);
+    let (pod, outside) = (scene.client(), scene.lab.outside());
+    let expect = |host: &Host, seen: Seen, what: &str| {
+        for family in BOTH {
+            let cluster_ip = SocketAddr::new(dns().ip(family), PORT);
+            expect(host, cluster_ip, Got::Served(seen), what);
+        }
+    };
+    expect(outside, Seen::Client, "nobody knows where pods are");
+    write_node(&scene, &[], &["10.244.1.0/24", "fd00:10:244:1::/64"]);
+    expect(outside, Seen::Node, "it is no pod");
+    expect(pod, Seen::Client, "it is a pod");
+    drop(agent);
+    let agent = scene.agent(&[REPLACE, "--cluster-cidr", "172.18.0.0/16,fd00:172:18::/64"]);
+    expect(outside, Seen::Client, "the operator says that it is inside");
+    expect(pod, Seen::Node, "and that this is not");
+    drop(agent);
+    let _agent = scene.agent(&[REPLACE, "--masquerade-all"]);
+    for host in [pod, outside] {
+        expect(host, Seen::Node, "--masquerade-all");
+    }
 }
 
 #[test]
@@ -257,28 +303,40 @@ fn node_ports_follow_the_addresses_of_the_node() {
     let scene = scene();
     let _endpoints = endpoints(&scene);
     publish(&scene, "Cluster", &[], Endpoints::Here);
-    let node = |address: Option<IpAddr>| {
-        let addresses: Vec<_> = address
-            .map(|address| json!({ "type": "InternalIP", "address": address }))
-            .into_iter()
-            .collect();
-        let node = json!({
-            "apiVersion": "v1",
-            "kind": "Node",
-            "metadata": { "name": "node" },
-            "status": { "addresses": addresses },
-        });
-        scene.manifests.text("node-node.json", &node.to_string());
-    };
-    node(None);
+    let node = |addresses: &[IpAddr]| write_node(&scene, addresses, &[]);
+    node(&[]);
     let _agent = scene.agent(&[REPLACE]);
     let address = scene.lab.node().ip(Family::V4);
     let node_port = SocketAddr::new(address, NODE_PORT);
     expect(scene.lab.outside(), node_port, Got::Refused, "nobody listens");
-    node(Some(address));
+    node(&[address]);
     expect(scene.lab.outside(), node_port, Got::Served(Seen::Node), "the address is known");
-    node(None);
+    node(&[]);
     expect(scene.lab.outside(), node_port, Got::Refused, "and not any more");
+}
+
+#[test]
+fn a_flow_from_before_the_service_finds_it_at_an_address_that_no_node_object_names() {
+    needs_node!("nft");
+    let scene = scene();
+    let _endpoints = endpoints(&scene);
+    write_node(&scene, &[], &[]);
+    let _agent = scene.agent(&[REPLACE, "--nodeport-addresses", "all"]);
+    let clients = BOTH.map(|family| {
+        let to = SocketAddr::new(scene.lab.node().ip(family), NODE_PORT);
+        Client::new(scene.lab.outside(), to)
+    });
+    for client in &clients {
+        let error = client.ask_within(SILENCE).expect_err("nobody listens there");
+        assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+    }
+    publish(&scene, "Cluster", &[], Endpoints::Here);
+    for client in &clients {
+        // It goes on asking all the while, which keeps its flow.
+        eventually("the same socket is served", PATIENCE, || {
+            client.ask_within(Duration::from_millis(200)).is_ok_and(|answer| answer.pod == "here")
+        });
+    }
 }
 
 #[test]

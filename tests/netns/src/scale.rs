@@ -65,6 +65,13 @@ fn syncs(agent: &Agent, which: &str) -> (f64, Duration) {
     (of("count"), Duration::from_secs_f64(of("sum")))
 }
 
+/// How often the agent looked for stale UDP flows, and how long that took in all.
+fn looks(agent: &Agent) -> (f64, Duration) {
+    let name = "kubeproxy_conntrack_reconciler_sync_duration_seconds";
+    let of = |part: &str| agent.metric(&format!("{name}_{part}"), &[]).unwrap_or_default();
+    (of("count"), Duration::from_secs_f64(of("sum")))
+}
+
 /// The middle of how long the first answer on a new socket takes.
 fn first_answer(scene: &Scene, to: SocketAddr) -> Duration {
     let mut times: Vec<Duration> = (0..300)
@@ -95,6 +102,7 @@ fn a_change_among_ten_thousand_services_is_one_of_few_elements() {
     assert_eq!(answered.len(), 3, "the one that answers is served: {answered:?}");
 
     let (count_before, before) = syncs(&agent, "partial");
+    let looks_before = looks(&agent);
     for round in 0..20 {
         let pods = if round % 2 == 0 { &PODS[..2] } else { &PODS[..] };
         scene.publish(&service, pods);
@@ -104,6 +112,8 @@ fn a_change_among_ten_thousand_services_is_one_of_few_elements() {
     }
     let (count, total) = syncs(&agent, "partial");
     let change = (total - before).div_f64(count - count_before);
+    let (looked, took) = looks(&agent);
+    let look = (took - looks_before.1).div_f64((looked - looks_before.0).max(1.0));
     let largest = agent
         .log()
         .lines()
@@ -119,7 +129,8 @@ fn a_change_among_ten_thousand_services_is_one_of_few_elements() {
     let through = first_answer(&scene, address(&service));
     println!(
         "{SERVICES} Services of {ENDPOINTS}: agent ready in {start:?}, of which the kernel's rules \
-         {program:?}; one change {change:?} in {largest:?} octets; first answer {through:?}, \
+         {program:?}; one change {change:?} in {largest:?} octets, \
+         of which a look at all flows {look:?}; first answer {through:?}, \
          direct {direct:?}"
     );
 }

@@ -7,7 +7,8 @@ use netlink_packet_route::link::LinkAttribute;
 use rtnetlink::Handle;
 
 use super::Finding;
-use crate::command::{find, run};
+use crate::command::find;
+use crate::nft::list_tables;
 use crate::tools::Iptables;
 use crate::{Error, alias, link};
 
@@ -43,10 +44,8 @@ pub(super) async fn kube_proxy(iptables: &Iptables) -> Finding {
 
 async fn has_nft_table() -> bool {
     let Some(nft) = find("nft") else { return false };
-    let Ok(listed) = run(&nft, &["list", "tables"], "").await.and_then(|run| run.success()) else {
-        return false;
-    };
-    listed.lines().any(|line| line.split_whitespace().last() == Some("kube-proxy"))
+    let Ok(tables) = list_tables(&nft, &[]).await else { return false };
+    tables.iter().any(|table| table.ends_with(" kube-proxy"))
 }
 
 /// Bridges whose frames pass by iptables.

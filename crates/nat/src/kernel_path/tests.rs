@@ -44,6 +44,29 @@ fn everything_differs_where_addresses_may_have_changed_hands() {
 }
 
 #[test]
+fn a_dispute_that_stays_as_it_is_costs_nothing() {
+    let refused = named("refused", "10.96.0.1", &[]);
+    let owner = named("owner", "10.96.0.1", &[]);
+    let free = |endpoints| named("free", "10.96.0.3", endpoints);
+    let (before, conflicts) = Snapshot::new(1, vec![owner.clone(), refused.clone(), free(&[])]);
+    assert_eq!(conflicts.len(), 1);
+    let change = |port: Arc<ServicePort>| (port.name.service.clone(), vec![port]);
+    let after = before.next(&[change(free(&["10.244.1.1:1"]))]);
+    let (left, joined) = difference(&before, &after);
+    assert_eq!(
+        (names(&left), names(&joined)),
+        (vec!["shop/free".into()], vec!["shop/free".into()])
+    );
+    let after = before.next(&[change(port("free", Protocol::Tcp, &["10.96.0.3"], 53, &[]).into())]);
+    let next = after
+        .next(&[change(port("free", Protocol::Tcp, &["10.96.0.3"], 53, &["10.244.1.1:1"]).into())]);
+    assert!(!udp_differs(&after, &next, Family::V4), "the dispute is about UDP, the change not");
+    let after = before.next(&[(owner.name.service.clone(), vec![])]);
+    let (left, joined) = difference(&before, &after);
+    assert_eq!((left.len(), joined.len()), (3, 2), "the address changed hands");
+}
+
+#[test]
 fn hairpins_are_counted_over_services() {
     let ip = |last: u8| IpAddr::from([10, 244, 1, last]);
     let mut total = BTreeMap::from([(ip(1), 2), (ip(2), 1)]);

@@ -4,6 +4,7 @@
 use streamvs_table::{Family, Protocol};
 
 use super::*;
+use crate::layout;
 use crate::testing::{MARK, contents, port, ranges, snapshot, sticky, whole};
 
 fn printed(version: &str) -> String {
@@ -11,8 +12,8 @@ fn printed(version: &str) -> String {
         "table ip streamvs-nat {{
 \tmap services {{
 \t\ttype inet_proto . ipv4_addr . inet_service : verdict
-\t\telements = {{ 17 . 10.96.0.10 . 53 : goto rr-2-0a,
-\t\t\t     132 . 10.96.0.11 . 9 : goto random-1 }}
+\t\telements = {{ 17 . 10.96.0.10 . 53 : goto enter-rr-2-0a,
+\t\t\t     132 . 10.96.0.11 . 9 : goto enter-random-1 }}
 \t}}
 
 \tmap node-ports {{
@@ -35,6 +36,12 @@ fn printed(version: &str) -> String {
 \t}}
 
 \tset pods {{
+\t\ttype ipv4_addr
+\t\tflags interval
+\t\telements = {{ 10.244.0.0/16 }}
+\t}}
+
+\tset unmasqueraded {{
 \t\ttype ipv4_addr
 \t\tflags interval
 \t\telements = {{ 10.244.0.0/16 }}
@@ -122,8 +129,23 @@ fn printed(version: &str) -> String {
 \t\tgoto rr-2-0a
 \t}}
 
+\tchain enter-rr-2-0a {{
+\t\tip saddr @unmasqueraded goto rr-2-0a
+\t\tgoto masquerade-rr-2-0a
+\t}}
+
 \tchain random-1 {{
 \t\tgoto pick-0
+\t}}
+
+\tchain masquerade-random-1 {{
+\t\tjump to-masquerade
+\t\tgoto random-1
+\t}}
+
+\tchain enter-random-1 {{
+\t\tip saddr @unmasqueraded goto random-1
+\t\tgoto masquerade-random-1
 \t}}
 }}
 "
@@ -146,10 +168,11 @@ fn a_table_that_holds_all_needs_no_change() {
     let mut shared = listing.shared(&layout::version(Family::V4, MARK), &wanted).expect("whole");
     assert_eq!(shared, whole(Family::V4, &wanted).1);
     assert_eq!(listing.hairpins().len(), 1);
-    assert_eq!(*listing.ranges(), ranges());
+    assert_eq!(*listing.ranges(), ranges().sets(Family::V4));
     let found = listing.contents(&wanted);
-    let script = crate::change::script(Family::V4, &found, &wanted, &mut shared);
-    assert_eq!(script, "delete set ip streamvs-nat client-00000000000000aa\n");
+    let mut script = crate::script::Script::new();
+    crate::change::contents(&mut script, Family::V4, &found, &wanted, &mut shared);
+    assert_eq!(script.text(), "delete set ip streamvs-nat client-00000000000000aa\n");
 }
 
 #[test]
@@ -159,6 +182,7 @@ fn damage_makes_the_table_another() {
         ("\t\tgoto pick-0\n", ""),
         ("\tchain pick-0 {", "\tchain pick-7 {"),
         ("\t\tjump to-masquerade\n", ""),
+        ("\t\tip saddr @unmasqueraded goto rr-2-0a\n", ""),
         ("\t\tdnat ip to meta l4proto . th dport map @node-endpoint-1\n", ""),
         ("chain output", "chain outsight"),
         ("\t\tct status 0x20 ip saddr . ip daddr @hairpin masquerade\n", ""),
@@ -174,6 +198,7 @@ fn damage_makes_the_table_another() {
     }
     for (part, instead) in [
         ("map services", "map others"),
+        ("set unmasqueraded", "set others"),
         ("17 . 10.96.0.10 . 53 : goto", "icmp . 10.96.0.10 . 53 : goto"),
         ("timeout 10800s", "timeout 3h"),
         (": 10.244.2.10 . 5353", ": 10.244.2.10"),
