@@ -22,16 +22,16 @@ use crate::scene::{
 
 /// After this a connection to a dead or stopped agent is nobody's excuse. Not a measure: a busy
 /// machine may take seconds to run a process at all.
-const OVER: Duration = Duration::from_secs(5);
+pub(crate) const OVER: Duration = Duration::from_secs(5);
 
 /// How long connections go on on both sides of an event.
-const A_WHILE: Duration = Duration::from_millis(1500);
+pub(crate) const A_WHILE: Duration = Duration::from_millis(1500);
 
 /// The lease as operators have it: in other tests it is longer, since nobody is behind the agent.
-const LEASE: [&str; 2] = ["--dead-man-timeout", "500ms"];
+pub(crate) const LEASE: [&str; 2] = ["--dead-man-timeout", "500ms"];
 
 /// Rules of kube-proxy for these Services, whose endpoints are all pods.
-fn kube_proxy(scene: &Scene, services: &[(&Service, u16)]) {
+pub(crate) fn kube_proxy(scene: &Scene, services: &[(&Service, u16)]) {
     let ports: Vec<ServicePort> = services
         .iter()
         .map(|(service, port)| ServicePort {

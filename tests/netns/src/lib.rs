@@ -9,8 +9,10 @@
 //! - `faults`: endpoints that are dead while the table calls them ready.
 //! - `tcp`: everything that is not HTTP/2.
 //! - `gate`: a dead or hanging agent leaves new connections to whoever is behind it.
+//! - `deaths`: what a killed, a hanging and a starved agent cost under load, as a table.
 //! - `guard`: the listener cannot be abused, and nothing is captured twice.
 //! - `kernel`: in place of kube-proxy, UDP, SCTP and who takes over when the agent is gone.
+//! - `dns`: UDP at a high rate while endpoints change.
 //! - `scale`: what the kernel path costs among 10,000 Services.
 //! - `lifecycle`: start, crash, repair, cleaning up, wrong files.
 //! - `log`: what the log's readers may rely on.
@@ -32,7 +34,11 @@ mod check;
 #[cfg(test)]
 mod client_ip;
 #[cfg(test)]
+mod deaths;
+#[cfg(test)]
 mod demo;
+#[cfg(test)]
+mod dns;
 #[cfg(test)]
 mod face;
 #[cfg(test)]

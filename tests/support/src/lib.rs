@@ -5,6 +5,7 @@
 //! - [`agent`]: the `streamvs` process under test.
 //! - [`kube_rules`]: the iptables rules kube-proxy would write, to compare with.
 //! - [`grpc`], [`tcp`], [`udp`]: endpoints and clients, in this process, inside a namespace each.
+//! - [`memory_group`]: processes that may have so much memory and no more.
 //! - [`process`]: peers nobody here wrote, as child processes inside a namespace.
 //! - [`figure`]: what a test measured, for people to see.
 //! - [`wait`]: waiting for a condition, bounded.
@@ -20,6 +21,7 @@ pub mod http;
 pub mod kube_rules;
 pub mod lab;
 pub mod manifest;
+pub mod memory_group;
 pub mod privilege;
 pub mod process;
 pub mod tcp;

@@ -1,5 +1,7 @@
 //! UDP endpoints that answer with their pod's name, and clients that ask them.
 
+pub mod load;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
@@ -8,13 +10,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use nix::sys::socket::{setsockopt, sockopt};
+
 use crate::Family;
 use crate::lab::Host;
 
 /// How long an answer may take on a machine that builds something beside the test.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Answers `NAME` to each datagram, with the source address it saw. Ends when dropped.
+/// Room for questions that come while its machine does something else. Root may take more than
+/// others (`SO_RCVBUFFORCE`).
+const ROOM: usize = 4 << 20;
+
+/// Answers `NAME` to each datagram, with the source address it saw and the question. Ends when
+/// dropped.
 #[derive(Debug)]
 pub struct Endpoint {
     stop: Arc<AtomicBool>,
@@ -29,6 +38,7 @@ impl Endpoint {
     pub fn start(host: &Host, family: Family, port: u16) -> Self {
         let (address, name) = (host.at(family, port), host.name().to_owned());
         let socket = host.run(|| UdpSocket::bind(address)).expect("the port is free in a pod");
+        setsockopt(&socket, sockopt::RcvBufForce, &ROOM).expect("root may take that much");
         // So that it sees that it shall stop.
         socket.set_read_timeout(Some(Duration::from_millis(50))).expect("a timeout can be set");
         let stop = Arc::new(AtomicBool::new(false));
@@ -36,8 +46,9 @@ impl Endpoint {
         let server = host.spawn(move || {
             let mut datagram = [0; 512];
             while !stopped.load(Ordering::Relaxed) {
-                if let Ok((_, from)) = socket.recv_from(&mut datagram) {
-                    let _ = socket.send_to(format!("{name} {from}").as_bytes(), from);
+                if let Ok((length, from)) = socket.recv_from(&mut datagram) {
+                    let question = String::from_utf8_lossy(&datagram[..length]);
+                    let _ = socket.send_to(format!("{name} {from} {question}").as_bytes(), from);
                 }
             }
         });
@@ -108,11 +119,17 @@ impl Client {
                 received => break received?,
             }
         };
-        let text = String::from_utf8_lossy(&datagram[..length]).into_owned();
-        let (pod, client) = text.split_once(' ').expect("an endpoint's answer has two words");
-        let client = client.parse().expect("the second word is an address");
-        Ok(Answer { pod: pod.to_owned(), client })
+        Ok(read(&datagram[..length]).0)
     }
+}
+
+/// Reads an answer, and the question that it is an answer to.
+fn read(datagram: &[u8]) -> (Answer, String) {
+    let text = String::from_utf8_lossy(datagram);
+    let words: Vec<&str> = text.splitn(3, ' ').collect();
+    let [pod, client, question] = words[..] else { panic!("an answer has three parts: {text}") };
+    let client = client.parse().expect("the second word is an address");
+    (Answer { pod: pod.to_owned(), client }, question.to_owned())
 }
 
 /// Asks from a new socket each time and counts who answered. Fails where nobody does. No port is
