@@ -6,6 +6,7 @@
 //! | --- | --- |
 //! | its endpoint was killed holding it | the killed process recorded it, and was killed while it was open |
 //! | its endpoint was killed before it read it | no process recorded it, and the killed one was the last to answer on its connection or stream, or none was and it began before the agent could know of the kill |
+//! | the same, of a connection that was not made | it was begun while nothing captured it, so that the kernel led it to an endpoint, and one was killed before it was given up; SYN goes where the first one went |
 //! | the agent was killed holding it | its connection was begun before the agent was gone, and was not made, or had no answer since |
 //! | nobody had rules for it | no process recorded the datagram, and it was sent between the damage to the kernel path and its repair |
 //! | its flow ended with its endpoint | the recorded datagram was sent while the endpoint left, and with it the kernel's flow by which the answer would have come |
@@ -13,7 +14,7 @@
 //! | its datagram was dropped | it was sent while packets were dropped; and there are no more of these than datagrams dropped |
 //!
 //! Calls on connections must have been told of their end, and a wrong answer has no excuse. That a
-//! connection is not made has nothing to do with endpoints, since the agent makes it.
+//! captured connection is not made has nothing to do with endpoints, since the agent makes it.
 //! Everything else is LOST.
 
 use std::collections::{BTreeMap, HashMap};
@@ -62,6 +63,8 @@ pub(crate) struct Happenings {
     pub(crate) departures: Vec<(Incarnation, Span)>,
     /// No kernel path, so that no new flow of datagrams goes anywhere.
     pub(crate) without_kernel_path: Vec<Span>,
+    /// From the end of the agent, or the damage to its rules, until there are rules again.
+    pub(crate) uncaptured: Vec<Span>,
     pub(crate) losses: Vec<Span>,
     /// By the rule that did it.
     pub(crate) datagrams_dropped: u64,
@@ -252,11 +255,17 @@ fn of_connected(failed: &Failed, by: Option<Incarnation>, happenings: &Happening
         };
         by.is_none() && may_have_it && death.from <= ended && !is_answered_since(death.gone)
     };
+    let is_led_to =
+        |death: &Death| by.is_none() && death.from <= ended && opened <= death.until + unaware;
+    let is_uncaptured = happenings.uncaptured.iter().any(|span| span.has(opened));
     // A connection that was begun later has met the kernel path, and no excuse.
     let is_open_at = |death: &Span| {
         opened <= death.until && death.from <= ended && !is_answered_since(death.until)
     };
-    if is_broken && happenings.endpoint_deaths.iter().any(is_unread) {
+    let deaths = &happenings.endpoint_deaths;
+    if is_broken && deaths.iter().any(is_unread)
+        || is_refused && is_uncaptured && deaths.iter().any(is_led_to)
+    {
         Verdict::EndpointKilledUnread
     } else if (is_broken || is_refused) && happenings.agent_deaths.iter().any(is_open_at) {
         Verdict::AgentKilledHolding

@@ -174,6 +174,7 @@ impl Executor {
                 drop(self.node.next_agent());
                 self.press_agent();
                 self.node.wait_until_healthy();
+                self.happenings.uncaptured.push(Span { from, until: self.clock.now() });
             }
             Disturbance::Flush(damage) => return self.flush(damage),
             Disturbance::ApiServerGoes => {
@@ -232,8 +233,9 @@ impl Executor {
         let from = self.clock.now();
         let mended = damage.inflict(self.node.by(), self.node.lab.node());
         let span = Span { from, until: self.clock.now() };
-        if damage == Damage::KernelPath {
-            self.happenings.without_kernel_path.push(span);
+        match damage {
+            Damage::KernelPath => self.happenings.without_kernel_path.push(span),
+            Damage::Capture | Damage::Set | Damage::Nat => self.happenings.uncaptured.push(span),
         }
         mended
     }

@@ -152,6 +152,23 @@ fn a_killed_agent_excuses_the_connections_it_had() {
 }
 
 #[test]
+fn the_kernel_leads_uncaptured_connections_to_the_dead() {
+    let refused = |began, ended| Failed {
+        why: Why::Refused("connect".to_owned()),
+        ..failed(Kind::Connection, began, ended)
+    };
+    let uncaptured = vec![Span { from: 98 * SECOND, until: 102 * SECOND }];
+    let killed = Happenings { uncaptured: uncaptured.clone(), ..endpoint_death() };
+    check(refused(99, 101), &[], &killed, Verdict::EndpointKilledUnread);
+    // It was captured, or given up before the kill; or nobody was killed.
+    check(refused(97, 101), &[], &killed, Verdict::Lost);
+    check(refused(103, 104), &[], &killed, Verdict::Lost);
+    check(refused(98, 99), &[], &killed, Verdict::Lost);
+    let alive = Happenings { uncaptured, ..Happenings::default() };
+    check(refused(99, 101), &[], &alive, Verdict::Lost);
+}
+
+#[test]
 fn a_kernel_path_that_is_gone_excuses_datagrams_sent_meanwhile() {
     let gone = Happenings { without_kernel_path: span(), ..Happenings::default() };
     check(failed(Kind::Datagram, 100, 105), &[], &gone, Verdict::WithoutRules);

@@ -77,7 +77,11 @@ pub(super) async fn sessions(shared: Rc<Shared>, mut random: Rng) {
 
 async fn connect(shared: &Shared) -> Result<TcpStream, Why> {
     let socket = TcpStream::connect(shared.targets.tcp).await;
-    let socket = socket.map_err(|error| Why::Refused(error.to_string()))?;
+    let socket = socket.map_err(|error| match error.kind() {
+        // It was made, and broke before this looked.
+        io::ErrorKind::ConnectionReset => broken(error),
+        _ => Why::Refused(error.to_string()),
+    })?;
     socket.set_nodelay(true).map_err(broken)?;
     shared.ledger.borrow_mut().connected += 1;
     Ok(socket)
