@@ -7,9 +7,9 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 use streamvs_balance::{Verdict, VirtualServer};
 use streamvs_detect::{Protocol, tls};
-use streamvs_relay::Route;
 use streamvs_relay::connect::{Dialled, NoEndpoint, reset_on_drop};
 use streamvs_relay::tcp::{self, Early};
+use streamvs_relay::{Route, Seat};
 use streamvs_table::{AddressKind, Origin, ProtocolHint, ServicePort};
 use tokio::net::TcpStream;
 
@@ -26,11 +26,12 @@ use crate::run::{Open, Shared};
 /// long: this future is what an idle plain connection costs.
 pub(crate) async fn serve(shared: Open, socket: TcpStream, client: SocketAddr, heard: Bytes) {
     let client = SocketAddr::new(client.ip().to_canonical(), client.port());
-    let Admitted { original_dst, origin, server } = match admit(&shared, &socket, client.ip()) {
+    let Admitted { original_dst, origin, server, seat } = match admit(&shared, &socket, client.ip())
+    {
         Ok(admitted) => admitted,
         Err(reason) => return refuse(&shared, &socket, client, reason),
     };
-    let mut record = Record::new(client, original_dst, origin, server);
+    let mut record = Record::new(client, original_dst, origin, server, seat);
     match Box::pin(open(&shared, socket, heard, &mut record)).await {
         Some(Begun::Http2(http2)) => {
             let Http2 { route, downstream, opened } = *http2;
@@ -142,6 +143,7 @@ struct Admitted {
     original_dst: SocketAddr,
     origin: Origin,
     server: Arc<VirtualServer>,
+    seat: Option<Seat>,
 }
 
 /// Whose connection this was, and who serves it.
@@ -158,7 +160,11 @@ fn admit(shared: &Shared, socket: &TcpStream, client: IpAddr) -> Result<Admitted
     }
     let server = shared.worker.lookup(original_dst).ok_or(RefusalReason::UnknownService)?;
     let origin = origin(shared, server.service(), original_dst.ip(), client);
-    Ok(Admitted { original_dst, origin, server })
+    let seat = match &shared.clients {
+        Some(clients) => Some(clients.connect(client).ok_or(RefusalReason::ClientLimit)?),
+        None => None,
+    };
+    Ok(Admitted { original_dst, origin, server, seat })
 }
 
 /// Where the client is, as far as it makes a difference: Inside where it makes none.

@@ -176,7 +176,9 @@ fn record(shared: &Shared, client: SocketAddr, facts: Facts) -> Option<Record> {
     let server = shared.worker.lookup(original_dst)?;
     let choice = server.resume(endpoint, Unit::Connection);
     // Where the client is matters to a pick, and it has its endpoint.
-    let mut record = Record::new(client, original_dst, Origin::Inside, server);
+    // It has been let in.
+    let seat = shared.clients.as_ref().and_then(|clients| clients.adopt(client.ip()));
+    let mut record = Record::new(client, original_dst, Origin::Inside, server, seat);
     record.settled(verdict);
     if let Some(choice) = choice {
         record.choose(choice);

@@ -13,6 +13,10 @@ pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Octets read at once while the protocol is unknown. A preface is 24, a greeting rarely 100.
 pub(crate) const FIRST_READ_OCTETS: usize = 16 * 1024;
 
+/// How long a client may take over the preface from its first octet on. Then it is no HTTP/2: its
+/// octets go to the endpoint as any others, whose own patience counts from there.
+pub(crate) const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// Where HTTP/2 is announced, or all that came so far was HTTP/2, an endpoint is dialled for a
 /// silent client only after this long: clients with prior knowledge speak at once, and their
 /// streams rarely need the socket. It delays nothing but server-first protocols on such a port.

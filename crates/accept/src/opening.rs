@@ -3,7 +3,8 @@
 //! The client's first bytes and the endpoint's are awaited together. An endpoint is dialled
 //! without waiting for either, because a plain connection would get the same one anyway; so a
 //! protocol in which the server speaks first starts as fast as without us, and no timer has to
-//! guess.
+//! guess. Only a client that has begun the preface and does not end it is not waited for without
+//! end.
 
 use std::fmt;
 use std::future::pending;
@@ -163,6 +164,7 @@ pub(crate) async fn open(
     let mut from_client = BytesMut::from(heard);
     let known = first.client(&from_client);
     let mut from_endpoint = BytesMut::new();
+    let mut preface_due = None;
     // One turn of the event loop: what the client has sent already is known then, and a client
     // that has sent its preface needs no early dial.
     tokio::task::yield_now().await;
@@ -181,6 +183,9 @@ pub(crate) async fn open(
             // The client has nothing more to say, so it is not HTTP/2.
             Read::End => break Protocol::Tcp,
             Read::Nothing => {}
+        }
+        if preface_due.is_none() && !from_client.is_empty() {
+            preface_due = Some(Box::pin(tokio::time::sleep(limits::PREFACE_TIMEOUT)));
         }
         tokio::select! {
             biased;
@@ -205,6 +210,7 @@ pub(crate) async fn open(
                     Read::Nothing => {}
                 }
             }
+            () = due(preface_due.as_mut()) => break Protocol::Tcp,
             () = worker.suspended() => return Ok(Opening::Suspended(from_client.freeze())),
         }
     };
@@ -214,6 +220,14 @@ pub(crate) async fn open(
         from_endpoint: from_endpoint.freeze(),
         upstream,
     }))
+}
+
+/// As the timer, if there is one; else never.
+async fn due(timer: Option<&mut Pin<Box<Sleep>>>) {
+    match timer {
+        Some(timer) => timer.await,
+        None => pending().await,
+    }
 }
 
 enum Read {

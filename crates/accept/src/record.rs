@@ -2,11 +2,12 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
 use streamvs_balance::{Choice, Verdict, VirtualServer};
-use streamvs_relay::{Route, h2, tcp};
+use streamvs_relay::{Route, Seat, h2, tcp};
 use streamvs_table::Origin;
 
 use crate::handover::Facts;
@@ -23,6 +24,12 @@ pub enum RefusalReason {
     UnknownService,
     /// As many connections as allowed are open.
     Limit,
+    /// Its client has as many open as a client may.
+    ClientLimit,
+    /// The process is short of memory.
+    Memory,
+    /// The process has no descriptor left.
+    Descriptors,
 }
 
 /// Told of each refused connection, by any worker. Must not block.
@@ -72,6 +79,8 @@ pub(crate) struct Record {
     original_dst: SocketAddr,
     origin: Origin,
     server: Arc<VirtualServer>,
+    /// Where what clients have open is limited.
+    seat: Option<Rc<Seat>>,
     accepted_at: Instant,
     verdict: Option<Verdict>,
     /// Of a plain connection.
@@ -85,6 +94,7 @@ impl Record {
         original_dst: SocketAddr,
         origin: Origin,
         server: Arc<VirtualServer>,
+        seat: Option<Seat>,
     ) -> Self {
         server.stats().active_connections.inc();
         Self {
@@ -92,6 +102,7 @@ impl Record {
             original_dst,
             origin,
             server,
+            seat: seat.map(Rc::new),
             accepted_at: Instant::now(),
             verdict: None,
             choice: None,
@@ -106,7 +117,9 @@ impl Record {
 
     /// Where to look up who serves it later.
     pub(crate) fn route(&self) -> Route {
-        Route::new(self.original_dst, self.client.ip(), self.origin, Arc::clone(&self.server))
+        let server = Arc::clone(&self.server);
+        Route::new(self.original_dst, self.client.ip(), self.origin, server)
+            .seated(self.seat.clone())
     }
 
     /// The protocol is known.
@@ -170,6 +183,9 @@ impl Record {
 
     /// Its streams were relayed.
     pub(crate) fn served(&mut self, outcome: h2::Outcome) {
+        if let Some(limit) = outcome.error.as_ref().and_then(h2::Error::limit) {
+            self.server.stats().limited_connections[limit.index()].inc();
+        }
         self.ending = Ending::Http2(Box::new(outcome));
     }
 }

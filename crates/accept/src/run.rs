@@ -2,18 +2,21 @@
 
 use std::cell::Cell;
 use std::fmt;
+use std::fs::File;
 use std::future::poll_fn;
 use std::io;
 use std::ops::Deref;
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Instant;
 
 use bytes::Bytes;
 use streamvs_balance::Plan;
+use streamvs_relay::connect::reset_on_drop;
 use streamvs_relay::h2::{self, Drain};
-use streamvs_relay::{Options, Worker};
+use streamvs_relay::{Clients, Options, Shed, Worker};
 use streamvs_table::Aliases;
 use streamvs_table::publish::Reader;
 use tokio::net::{TcpListener, TcpStream};
@@ -41,8 +44,11 @@ pub struct Config {
     pub origin: Box<dyn ClientOrigin>,
     /// What an operator may set for the relay.
     pub relay: Options,
-    /// Connections this worker serves at once; more are reset. Each takes two descriptors.
-    pub max_connections: usize,
+    /// Descriptors that this worker's connections may take; a connection that comes when there are
+    /// not two left is reset.
+    pub max_descriptors: usize,
+    /// What each client has open, where that is limited: the same for all workers.
+    pub clients: Option<Arc<Clients>>,
     /// Told of each refused connection.
     pub on_refused: OnRefused,
     /// Turns true when the worker shall end.
@@ -56,7 +62,7 @@ impl fmt::Debug for Config {
         f.debug_struct("Config")
             .field("listener", &self.listener)
             .field("relay", &self.relay)
-            .field("max_connections", &self.max_connections)
+            .field("max_descriptors", &self.max_descriptors)
             .finish_non_exhaustive()
     }
 }
@@ -67,6 +73,7 @@ pub(crate) struct Shared {
     pub(crate) original_dst: Box<dyn OriginalDestination>,
     pub(crate) origin: Box<dyn ClientOrigin>,
     pub(crate) on_refused: OnRefused,
+    pub(crate) clients: Option<Arc<Clients>>,
     pub(crate) drain: Drain,
     pub(crate) departing: Departing,
     /// Of the listener.
@@ -119,6 +126,7 @@ pub async fn run(config: Config) -> io::Result<()> {
         original_dst: config.original_dst,
         origin: config.origin,
         on_refused: config.on_refused,
+        clients: config.clients,
         drain: config.drain,
         departing: departing.into(),
         port,
@@ -131,6 +139,7 @@ pub async fn run(config: Config) -> io::Result<()> {
     tokio::task::spawn_local(handover::leave(Rc::clone(&shared), leaving));
     tokio::task::spawn_local(handover::arrive(Rc::clone(&shared), arriving));
 
+    let mut spare = Spare::new();
     let mut drain = shared.drain.clone();
     let mut draining = pin!(drain.wait_for(|draining| *draining));
     // What waits to be accepted wins over draining: it would be reset. It is no more than one
@@ -143,11 +152,11 @@ pub async fn run(config: Config) -> io::Result<()> {
     {
         match accepted {
             Ok((socket, client)) => {
-                let socket = match admit_one(&shared, socket, config.max_connections) {
-                    Some(socket) => socket,
-                    None => continue,
-                };
-                // Bounded by max_connections; awaited through Open when draining.
+                if let Some(reason) = refusal(&shared, config.max_descriptors) {
+                    refuse(&shared, &socket, reason);
+                    continue;
+                }
+                // Bounded by max_descriptors; awaited through Open when draining.
                 let heard = Bytes::new();
                 tokio::task::spawn_local(connection::serve(
                     Open::new(&shared),
@@ -158,7 +167,11 @@ pub async fn run(config: Config) -> io::Result<()> {
             }
             // The client gave up before it was accepted.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) if is_out_of_descriptors(&error) && spare.is_there() => {
+                spare.refuse_one(&shared, &listener).await;
+            }
             Err(error) => {
+                spare.renew();
                 tracing::warn!(error = %error, "cannot accept, pausing");
                 tokio::time::sleep(limits::ACCEPT_PAUSE).await;
             }
@@ -171,13 +184,64 @@ pub async fn run(config: Config) -> io::Result<()> {
     Ok(())
 }
 
-fn admit_one(shared: &Shared, socket: TcpStream, max_connections: usize) -> Option<TcpStream> {
-    if shared.open_count.get() < max_connections {
-        return Some(socket);
+/// Why no connection is taken now, whoever's it is.
+fn refusal(shared: &Shared, max_descriptors: usize) -> Option<RefusalReason> {
+    let used = 2 * shared.open_count.get() + shared.worker.pooled_count();
+    if used + 2 > max_descriptors {
+        Some(RefusalReason::Limit)
+    } else if shared.worker.shed() >= Shed::Connections {
+        Some(RefusalReason::Memory)
+    } else {
+        None
     }
-    (shared.on_refused)(RefusalReason::Limit);
-    streamvs_relay::connect::reset_on_drop(&socket);
-    None
+}
+
+fn refuse(shared: &Shared, socket: &TcpStream, reason: RefusalReason) {
+    (shared.on_refused)(reason);
+    reset_on_drop(socket);
+}
+
+/// A descriptor to give up when there is no other: a connection is accepted with it and reset, for
+/// a client that is told may try elsewhere, and one that waits in the backlog hears nothing.
+struct Spare(Option<File>);
+
+impl Spare {
+    fn new() -> Self {
+        let mut spare = Self(None);
+        spare.renew();
+        spare
+    }
+
+    fn is_there(&self) -> bool {
+        self.0.is_some()
+    }
+
+    fn renew(&mut self) {
+        if self.0.is_none() {
+            self.0 = File::open("/dev/null").ok();
+        }
+    }
+
+    /// Resets the connection that has waited longest, unless somebody else takes the descriptor.
+    async fn refuse_one(&mut self, shared: &Shared, listener: &TcpListener) {
+        self.0 = None;
+        let accepted = poll_fn(|cx| match listener.poll_accept(cx) {
+            Poll::Ready(accepted) => Poll::Ready(accepted.ok()),
+            Poll::Pending => Poll::Ready(None),
+        });
+        let accepted = accepted.await;
+        if let Some((socket, _)) = &accepted {
+            refuse(shared, socket, RefusalReason::Descriptors);
+        }
+        drop(accepted);
+        self.renew();
+    }
+}
+
+/// The process, or the machine, has as many open files as it may.
+fn is_out_of_descriptors(error: &io::Error) -> bool {
+    // EMFILE and ENFILE.
+    matches!(error.raw_os_error(), Some(24 | 23))
 }
 
 async fn reap(worker: Rc<Worker>) {

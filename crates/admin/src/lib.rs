@@ -35,7 +35,7 @@ use streamvs_table::publish::Reader;
 pub use client::metrics_page;
 pub use error::Error;
 pub use health::{Health, Moment, NodeState, TableSource};
-pub use metrics::{NodeMetrics, Refusal, Sync};
+pub use metrics::{NodeMetrics, Refusal, Sync, anonymous_bytes};
 pub use pages::Pages;
 pub use server::{Addresses, Bound, Closing, Doors, Server};
 

@@ -25,6 +25,7 @@ use streamvs_balance::Plan;
 use crate::Health;
 use catalogue::Metric;
 pub use node::{NodeMetrics, Refusal, Sync};
+pub use process::anonymous_bytes;
 pub use slis::slis;
 pub use source::SourceMetrics;
 

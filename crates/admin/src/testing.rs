@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use streamvs_balance::{
-    Choice, ConnectFailure, EjectionPolicy, Fault, Plan, ReplayReason, Request, SchedulerName,
-    Unit, Verdict, VirtualServer,
+    Choice, ConnectFailure, ConnectionLimit, EjectionPolicy, Fault, Plan, ReplayReason, Request,
+    SchedulerName, StreamLimit, Unit, Verdict, VirtualServer,
 };
 use streamvs_table::publish::{Publisher, channel};
 use streamvs_table::{
@@ -184,6 +184,12 @@ pub(crate) fn use_everything(server: &VirtualServer, address: &str) {
     stats.bytes_to_downstream.add(2000);
     stats.no_endpoint.inc();
     stats.tls_h2.inc();
+    for limit in StreamLimit::ALL {
+        stats.limited_streams[limit.index()].inc();
+    }
+    for limit in ConnectionLimit::ALL {
+        stats.limited_connections[limit.index()].inc();
+    }
     stats.last_stream_after_removal.observe(Duration::from_millis(3));
 
     drop(give(server, address, Unit::Connection));

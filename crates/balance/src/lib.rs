@@ -79,6 +79,9 @@ pub use histogram::{Histogram, HistogramSnapshot};
 pub use name::{SchedulerName, UnknownScheduler};
 pub use notice::Notice;
 pub use plan::Plan;
-pub use stats::{ConnectFailure, Counter, Gauge, ReplayReason, ServiceStats, TargetStats, Verdict};
+pub use stats::{
+    ConnectFailure, ConnectionLimit, Counter, Gauge, ReplayReason, ServiceStats, StreamLimit,
+    TargetStats, Verdict,
+};
 pub use target::Target;
 pub use virtual_server::VirtualServer;

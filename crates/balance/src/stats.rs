@@ -162,6 +162,63 @@ impl ConnectFailure {
     }
 }
 
+/// What kept a stream from being carried, or from going on, though nothing was wrong with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum StreamLimit {
+    /// The process is short of memory.
+    Memory,
+    /// Its client has as many streams open as a client may.
+    Client,
+}
+
+impl StreamLimit {
+    /// All, in the order of [`StreamLimit::index`].
+    pub const ALL: [Self; 2] = [Self::Memory, Self::Client];
+
+    /// Its place in [`ServiceStats::limited_streams`].
+    pub fn index(self) -> usize {
+        self as usize
+    }
+
+    /// As the label `reason` shows it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Client => "client_limit",
+        }
+    }
+}
+
+/// Which limit ended a client's HTTP/2 connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ConnectionLimit {
+    /// Its SETTINGS, a frame, or a header block took too long to come whole.
+    Slow,
+    /// It sent more of what costs it nothing, or larger headers, than anybody needs.
+    Flood,
+    /// It took nothing of what it was sent for `--tcp-user-timeout`, or has vanished.
+    Stalled,
+}
+
+impl ConnectionLimit {
+    /// All, in the order of [`ConnectionLimit::index`].
+    pub const ALL: [Self; 3] = [Self::Slow, Self::Flood, Self::Stalled];
+
+    /// Its place in [`ServiceStats::limited_connections`].
+    pub fn index(self) -> usize {
+        self as usize
+    }
+
+    /// As the label `reason` shows it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Slow => "slow",
+            Self::Flood => "flood",
+            Self::Stalled => "stalled",
+        }
+    }
+}
+
 /// Totals of one family of one ServicePort, over all generations in which it exists.
 #[derive(Debug, Default)]
 pub struct ServiceStats {
@@ -184,6 +241,10 @@ pub struct ServiceStats {
     pub last_stream_after_removal: Histogram,
     /// TLS connections whose client offered `h2` by ALPN: gRPC that cannot be balanced by stream.
     pub tls_h2: Counter,
+    /// Streams that a limit refused; see [`StreamLimit::index`].
+    pub limited_streams: [Counter; StreamLimit::ALL.len()],
+    /// HTTP/2 connections of clients that a limit ended; see [`ConnectionLimit::index`].
+    pub limited_connections: [Counter; ConnectionLimit::ALL.len()],
 }
 
 /// Totals of one endpoint of one ServicePort, over all generations in which its address stays.
@@ -232,6 +293,12 @@ mod tests {
         }
         for (index, fault) in Fault::ALL.into_iter().enumerate() {
             assert_eq!(fault.index(), index);
+        }
+        for (index, limit) in StreamLimit::ALL.into_iter().enumerate() {
+            assert_eq!(limit.index(), index);
+        }
+        for (index, limit) in ConnectionLimit::ALL.into_iter().enumerate() {
+            assert_eq!(limit.index(), index);
         }
     }
 

@@ -87,6 +87,8 @@ pub struct Gate {
     /// When the lease was renewed last, the same.
     renewed: AtomicU64,
     opened: AtomicBool,
+    /// Nothing is to be captured for now.
+    held: AtomicBool,
     /// A heartbeat went through: no table took it.
     lost: AtomicBool,
 }
@@ -122,6 +124,7 @@ impl Gate {
             beats: (0..config.worker_count).map(|_| AtomicU64::new(0)).collect(),
             renewed: AtomicU64::new(0),
             opened: AtomicBool::new(false),
+            held: AtomicBool::new(false),
             lost: AtomicBool::new(false),
         })
     }
@@ -151,6 +154,16 @@ impl Gate {
     /// It was opened, and all workers have beaten since.
     pub fn is_open(&self) -> bool {
         self.renewed.load(Ordering::Relaxed) != 0
+    }
+
+    /// Shuts an open gate for a while, or lets it open again: the lease is not renewed while it is
+    /// held, so that new connections pass uncaptured from its end on.
+    pub fn hold(&self, held: bool) {
+        let held = held && self.is_open();
+        if self.held.swap(held, Ordering::Relaxed) && !held {
+            // The gap is nobody's delay.
+            self.renewed.store(self.now(), Ordering::Relaxed);
+        }
     }
 
     /// Shuts the gate for good: from the return on new connections pass uncaptured.
@@ -214,6 +227,7 @@ impl Gate {
     fn renew(&self, now: u64) {
         let renewed = self.renewed.load(Ordering::Relaxed);
         if !self.opened.load(Ordering::Relaxed)
+            || self.held.load(Ordering::Relaxed)
             || is_within(BEAT / 2, renewed, now)
             || !all_beat(&self.beats, now)
         {

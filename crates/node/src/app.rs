@@ -32,6 +32,7 @@ use crate::ejections;
 use crate::error::Error;
 use crate::handover::{self, Channel, Inherited, Predecessor, Spares};
 use crate::invocation::{Notice, Settings};
+use crate::memory;
 use crate::oom;
 use crate::orders::{self, Order, Orders};
 use crate::privileges;
@@ -111,6 +112,9 @@ async fn serve(options: RunOptions, settings: Settings, verbosity: Verbosity) ->
     // All that takes more is open by now, and there is no other thread yet.
     let named = [&options.manifests, &options.config, &options.kubeconfig];
     privileges::give_up(named.into_iter().flatten().map(PathBuf::as_path))?;
+    let relay = config::relay(&options);
+    let pressure = relay.pressure.clone();
+    memory::keep(options.memory_limit, pressure, gate.clone(), Arc::clone(&metrics))?;
     let spares = Rc::new(Spares::new(&listeners, &server).map_err(Error::Share)?);
     let plan = match config::ejection(&options) {
         Some(policy) => Plan::empty().ejecting(policy, ejections::told()),
@@ -125,7 +129,8 @@ async fn serve(options: RunOptions, settings: Settings, verbosity: Verbosity) ->
         plan: plan.clone(),
         pod_ranges: config::reach(&options).pods,
         aliases,
-        relay: config::relay(&options),
+        relay,
+        clients: config::clients(&options),
         on_refused: config::count_refusals(&metrics),
         drain: draining,
         gate: gate.clone(),

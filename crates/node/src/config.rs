@@ -10,9 +10,9 @@ use streamvs_accept::{OnRefused, RefusalReason};
 use streamvs_admin::{Addresses, NodeMetrics, Refusal};
 use streamvs_balance::EjectionPolicy;
 use streamvs_capture::{Backend, Gate, GateConfig, Switch, Tools};
-use streamvs_relay::Options;
 use streamvs_relay::connect::{DialOptions, Keepalive};
 use streamvs_relay::h2::Engine;
+use streamvs_relay::{ClientLimits, Clients, Options};
 use streamvs_watch::{Access, KubernetesConfig, ManifestsConfig};
 
 use crate::cli::values::{BindAddress, MAX_SYNC_PERIOD};
@@ -74,7 +74,18 @@ pub(crate) fn relay(options: &RunOptions) -> Options {
         },
         idle_timeout: positive(options.ipvs_tcp_timeout),
         half_close_timeout: positive(options.ipvs_tcpfin_timeout),
+        ..Options::default()
     }
+}
+
+/// None: clients may have open what they like.
+pub(crate) fn clients(options: &RunOptions) -> Option<Arc<Clients>> {
+    let positive = |count: u32| (count > 0).then_some(count);
+    let limits = ClientLimits {
+        connections: positive(options.max_connections_per_client),
+        streams: positive(options.max_streams_per_client),
+    };
+    (limits != ClientLimits::default()).then(|| Clients::new(limits))
 }
 
 pub(crate) fn keepalive(options: &RunOptions) -> Keepalive {
@@ -261,6 +272,9 @@ pub(crate) fn count_refusals(metrics: &Arc<NodeMetrics>) -> OnRefused {
             RefusalReason::NoOriginalDestination => Refusal::NoOriginalDestination,
             RefusalReason::UnknownService => Refusal::UnknownService,
             RefusalReason::Limit => Refusal::Limit,
+            RefusalReason::ClientLimit => Refusal::ClientLimit,
+            RefusalReason::Memory => Refusal::Memory,
+            RefusalReason::Descriptors => Refusal::Descriptors,
         });
     })
 }

@@ -17,6 +17,7 @@ mod error;
 mod handover;
 mod invocation;
 mod kube_proxy;
+mod memory;
 mod oom;
 mod orders;
 mod origin;

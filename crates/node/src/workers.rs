@@ -12,9 +12,10 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use streamvs_accept::{Config, Handover, Listener, OnRefused, Passed};
 use streamvs_balance::Plan;
 use streamvs_capture::{BEAT, Gate};
-use streamvs_relay::Options;
 use streamvs_relay::h2::Drain;
+use streamvs_relay::h2::settings::UPSTREAM_CROWD;
 use streamvs_relay::tcp::PIPE_DESCRIPTORS;
+use streamvs_relay::{Clients, Options};
 use streamvs_table::Aliases;
 use streamvs_table::publish::Reader;
 use tokio::net::TcpStream;
@@ -25,15 +26,20 @@ use tokio::time::timeout;
 use crate::error::Error;
 use crate::origin::Origins;
 
-/// Descriptors kept for everything but connections: admin, pools, rules, logs.
-const RESERVED_DESCRIPTORS: u64 = 1024;
+/// Descriptors kept for everything but connections: dials under way, admin, rules, logs. Where there
+/// are few, a quarter of them.
+const RESERVED_DESCRIPTORS: u64 = 512;
 
 /// The part of all descriptors that sockets of health check node ports may take, a sixteenth: all
 /// 2,768 ports of the API server's default range, in both families, from a limit of 88,576 on.
 const HEALTH_CHECK_PART: u64 = 16;
 
-/// Fewest connections a worker serves, however few descriptors there are.
-const LEAST_CONNECTIONS: u64 = 64;
+/// Fewest descriptors that a worker's connections may take, however few there are.
+const LEAST_DESCRIPTORS: u64 = 128;
+
+/// The part of a worker's descriptors, a quarter, up to which idle upstream connections are kept for
+/// long.
+const CROWD_PART: usize = 4;
 
 /// How long workers have to close what they have. They do nothing else then.
 const CUT_OFF: Duration = Duration::from_secs(1);
@@ -45,6 +51,7 @@ pub(crate) struct Shared {
     pub(crate) pod_ranges: Vec<IpNet>,
     pub(crate) aliases: Reader<Aliases>,
     pub(crate) relay: Options,
+    pub(crate) clients: Option<Arc<Clients>>,
     pub(crate) on_refused: OnRefused,
     pub(crate) drain: Drain,
     /// None: nothing depends on the workers' signs of life.
@@ -58,8 +65,10 @@ pub(crate) struct Shared {
 /// Starts a thread for each listener. The receiver yields once for each worker that has ended.
 pub(crate) fn start(listeners: Vec<Listener>, shared: &Shared) -> Result<Workers, Error> {
     let count = listeners.len();
-    let max_connections = connections_for_each(count);
-    tracing::info!(worker_count = count, max_connections, "starting the data path");
+    let max_descriptors = descriptors_for_each(count);
+    tracing::info!(worker_count = count, max_descriptors, "starting the data path");
+    let upstream_crowd = UPSTREAM_CROWD.min(max_descriptors / CROWD_PART);
+    let relay = Options { upstream_crowd, ..shared.relay.clone() };
     let (ended, receiver) = mpsc::channel(count);
     let (cut, _) = watch::channel(false);
     let mut arrivals = Vec::with_capacity(count);
@@ -72,8 +81,9 @@ pub(crate) fn start(listeners: Vec<Listener>, shared: &Shared) -> Result<Workers
             aliases: shared.aliases.clone(),
             original_dst: Box::new(original_dst),
             origin: Box::new(Origins::new(shared.plan.clone(), shared.pod_ranges.clone())),
-            relay: shared.relay.clone(),
-            max_connections,
+            relay: relay.clone(),
+            max_descriptors,
+            clients: shared.clients.clone(),
             on_refused: Arc::clone(&shared.on_refused),
             drain: shared.drain.clone(),
             handover: Handover {
@@ -196,9 +206,9 @@ pub(crate) fn most_health_check_sockets() -> usize {
     usize::try_from(descriptors / HEALTH_CHECK_PART).unwrap_or(usize::MAX)
 }
 
-/// Raises the soft limit of descriptors to the hard one and divides them: two a connection, after
-/// what each worker's pipes may take.
-fn connections_for_each(worker_count: usize) -> usize {
+/// Raises the soft limit of descriptors to the hard one and divides them, after what each worker's
+/// pipes may take.
+fn descriptors_for_each(worker_count: usize) -> usize {
     let descriptors = match getrlimit(Resource::RLIMIT_NOFILE) {
         Ok((_, hard)) => {
             if let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
@@ -211,9 +221,8 @@ fn connections_for_each(worker_count: usize) -> usize {
             RESERVED_DESCRIPTORS
         }
     };
-    let for_traffic = descriptors - descriptors / HEALTH_CHECK_PART;
-    let for_each = (for_traffic.saturating_sub(RESERVED_DESCRIPTORS) / worker_count as u64)
-        .saturating_sub(PIPE_DESCRIPTORS as u64)
-        / 2;
-    usize::try_from(for_each.max(LEAST_CONNECTIONS)).unwrap_or(usize::MAX)
+    let reserved = RESERVED_DESCRIPTORS.min(descriptors / 4);
+    let for_traffic = descriptors - descriptors / HEALTH_CHECK_PART - reserved;
+    let for_each = (for_traffic / worker_count as u64).saturating_sub(PIPE_DESCRIPTORS as u64);
+    usize::try_from(for_each.max(LEAST_DESCRIPTORS)).unwrap_or(usize::MAX)
 }

@@ -15,12 +15,16 @@
 //! Everything runs on one thread: a [`Worker`] and all its connections live and die on the
 //! `current_thread` runtime that made them, so nothing here is locked or sent across threads.
 
+mod clients;
 pub mod connect;
 pub mod h2;
 mod leg;
+mod pressure;
 pub mod socket;
 pub mod tcp;
 mod worker;
 
+pub use clients::{ClientLimits, Clients, Seat};
 pub use leg::Leg;
+pub use pressure::{Pressure, Shed};
 pub use worker::{Options, Route, Worker};

@@ -1,20 +1,23 @@
 //! What the connections of one worker thread share.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use streamvs_balance::{Choice, Plan, Request, Unit, VirtualServer};
+use streamvs_balance::{Choice, Plan, Request, StreamLimit, Unit, VirtualServer};
 use streamvs_table::Aliases;
 use streamvs_table::publish::Reader;
 use streamvs_table::{AddressKind, Origin, TrafficPolicy};
 
-use crate::Leg;
+use crate::clients::{Seat, StreamSeat};
 use crate::connect::DialOptions;
+use crate::h2::settings::UPSTREAM_CROWD;
 use crate::h2::{Engine, Pool, switch};
 use crate::tcp::{MAX_PIPES, Pipes, Relays};
+use crate::{Leg, Pressure, Shed};
 
 /// Octets of the buffer that all plain connections of a worker read into. One read of a bulk
 /// transfer fills it; larger did not measure faster.
@@ -32,6 +35,25 @@ pub struct Options {
     pub idle_timeout: Option<Duration>,
     /// The same once one side has sent FIN. None: never.
     pub half_close_timeout: Option<Duration>,
+    /// How short of memory the process is.
+    pub pressure: Pressure,
+    /// The most idle upstream HTTP/2 connections that are kept for
+    /// [`UPSTREAM_IDLE`](crate::h2::settings::UPSTREAM_IDLE); see
+    /// [`UPSTREAM_CROWD`](crate::h2::settings::UPSTREAM_CROWD).
+    pub upstream_crowd: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            http2_engine: Engine::default(),
+            dial: DialOptions::default(),
+            idle_timeout: None,
+            half_close_timeout: None,
+            pressure: Pressure::default(),
+            upstream_crowd: UPSTREAM_CROWD,
+        }
+    }
 }
 
 /// The state shared by the connections of one worker thread.
@@ -44,21 +66,24 @@ pub struct Worker {
     buffer: RefCell<Box<[u8]>>,
     plan: RefCell<Reader<Plan>>,
     aliases: RefCell<Reader<Aliases>>,
+    pooled: PooledCount,
     rng: RefCell<fastrand::Rng>,
 }
 
 impl Worker {
     /// Makes a worker that reads the table through `plan`, and dials for clients from `aliases`.
     pub fn new(options: Options, plan: Reader<Plan>, aliases: Reader<Aliases>) -> Self {
+        let (crowd, pooled) = (options.upstream_crowd, PooledCount::default());
         Self {
-            pool: Pool::new(options.dial),
-            switch: switch::driver::Driver::new(Instant::now()),
+            pool: Pool::new(options.dial, crowd, pooled.clone()),
+            switch: switch::driver::Driver::new(crowd, Instant::now()),
             options,
             pipes: Pipes::new(MAX_PIPES),
             relays: Relays::default(),
             buffer: RefCell::new(vec![0; BUFFER_OCTETS].into_boxed_slice()),
             plan: RefCell::new(plan),
             aliases: RefCell::new(aliases),
+            pooled,
             rng: RefCell::new(fastrand::Rng::new()),
         }
     }
@@ -71,6 +96,21 @@ impl Worker {
     /// Who relays HTTP/2.
     pub fn http2_engine(&self) -> Engine {
         self.options.http2_engine
+    }
+
+    /// Upstream HTTP/2 connections of the worker, of either engine. Each takes a descriptor.
+    pub fn pooled_count(&self) -> usize {
+        self.pooled.0.get()
+    }
+
+    /// One more of them.
+    pub(crate) fn pooled(&self) -> Pooled {
+        self.pooled.one_more()
+    }
+
+    /// What is given up for want of memory.
+    pub fn shed(&self) -> Shed {
+        self.options.pressure.shed()
     }
 
     /// The upstream HTTP/2 connections of the `h2` engine.
@@ -118,6 +158,28 @@ impl fmt::Debug for Worker {
     }
 }
 
+/// How many upstream HTTP/2 connections there are.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct PooledCount(Rc<Cell<usize>>);
+
+impl PooledCount {
+    pub(crate) fn one_more(&self) -> Pooled {
+        self.0.set(self.0.get() + 1);
+        Pooled(self.clone())
+    }
+}
+
+/// Counts as one of them until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Pooled(PooledCount);
+
+impl Drop for Pooled {
+    fn drop(&mut self) {
+        let count = &self.0.0;
+        count.set(count.get() - 1);
+    }
+}
+
 /// The Service address a downstream connection was made to, with who serves it in the newest
 /// table. Costs one atomic load while the table stays the same.
 #[derive(Debug)]
@@ -125,6 +187,8 @@ pub struct Route {
     address: SocketAddr,
     client: IpAddr,
     origin: Origin,
+    /// Where what clients have open is limited.
+    seat: Option<Rc<Seat>>,
     found: RefCell<(u64, Option<Arc<VirtualServer>>)>,
 }
 
@@ -136,7 +200,31 @@ impl Route {
         origin: Origin,
         server: Arc<VirtualServer>,
     ) -> Self {
-        Self { address, client, origin, found: RefCell::new((u64::MAX, Some(server))) }
+        let found = RefCell::new((u64::MAX, Some(server)));
+        Self { address, client, origin, seat: None, found }
+    }
+
+    /// The same, with its streams counted as its client's.
+    #[must_use]
+    pub fn seated(self, seat: Option<Rc<Seat>>) -> Self {
+        Self { seat, ..self }
+    }
+
+    /// Another stream of the client. A refused one is counted.
+    ///
+    /// # Errors
+    /// It is to be refused with REFUSED_STREAM.
+    pub(crate) fn open_stream(&self, worker: &Worker) -> Result<Option<StreamSeat>, StreamLimit> {
+        let opened = match &self.seat {
+            _ if worker.shed() >= Shed::Streams => Err(StreamLimit::Memory),
+            Some(seat) => seat.open_stream().map(Some),
+            None => Ok(None),
+        };
+        opened.inspect_err(|limit| {
+            if let Some(server) = self.server(worker) {
+                server.stats().limited_streams[limit.index()].inc();
+            }
+        })
     }
 
     /// The policy by which `server`, who serves the address, picks for it.

@@ -8,19 +8,19 @@ pub mod raw;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use h2::client::SendRequest;
 use http::{HeaderMap, Request, Response};
-use streamvs_accept::{Config, Handover, Passed};
+use streamvs_accept::{Config, Handover, Passed, RefusalReason};
 use streamvs_balance::{EjectionPolicy, Plan, SchedulerName, Target, VirtualServer};
-use streamvs_relay::Options;
 use streamvs_relay::connect::{DialOptions, Keepalive};
 use streamvs_relay::h2::Engine;
+use streamvs_relay::{ClientLimits, Clients, Options};
 use streamvs_table::publish::{self, Publisher};
 use streamvs_table::{
     Aliases, Disposition, Endpoint, Origin, PerFamily, PerPolicy, Protocol, ProtocolHint,
@@ -44,6 +44,22 @@ pub struct Node {
     arriving: mpsc::UnboundedSender<Passed>,
     thread: Option<JoinHandle<()>>,
     scheduler: SchedulerName,
+    refusals: Arc<Mutex<Vec<RefusalReason>>>,
+}
+
+/// What a worker may use.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Descriptors of its connections.
+    pub max_descriptors: usize,
+    /// What each client may have open.
+    pub clients: Option<ClientLimits>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { max_descriptors: 2048, clients: None }
+    }
 }
 
 impl Node {
@@ -60,19 +76,28 @@ impl Node {
     /// The same with passive health.
     pub fn start_ejecting(policy: EjectionPolicy, relay: Options, service: ServicePort) -> Self {
         let plan = Plan::empty().ejecting(policy, Arc::new(|_| {}));
-        let node = Self::start_planned(plan, SchedulerName::Rr, relay);
+        let node = Self::start_planned(plan, SchedulerName::Rr, relay, Limits::default());
         node.publish_service(service);
+        node
+    }
+
+    /// The same with limits.
+    pub fn start_limited(endpoints: &[SocketAddr], relay: Options, limits: Limits) -> Self {
+        let node = Self::start_planned(Plan::empty(), SchedulerName::Rr, relay, limits);
+        node.publish(endpoints);
         node
     }
 
     /// The same with another scheduler or other options.
     pub fn start_with(endpoints: &[SocketAddr], scheduler: SchedulerName, relay: Options) -> Self {
-        let node = Self::start_planned(Plan::empty(), scheduler, relay);
+        let node = Self::start_planned(Plan::empty(), scheduler, relay, Limits::default());
         node.publish(endpoints);
         node
     }
 
-    fn start_planned(plan: Plan, scheduler: SchedulerName, relay: Options) -> Self {
+    fn start_planned(plan: Plan, scheduler: SchedulerName, relay: Options, limits: Limits) -> Self {
+        let refusals = Arc::new(Mutex::new(Vec::new()));
+        let refused = Arc::clone(&refusals);
         let (plan, reader) = publish::channel(Arc::new(plan));
         let (aliases, aliases_reader) = publish::channel(Arc::default());
         let (drain, draining) = watch::channel(false);
@@ -89,8 +114,11 @@ impl Node {
             }),
             origin: Box::new(|_: IpAddr| Origin::Inside),
             relay,
-            max_connections: 1024,
-            on_refused: Arc::new(|_| {}),
+            max_descriptors: limits.max_descriptors,
+            clients: limits.clients.map(Clients::new),
+            on_refused: Arc::new(move |reason| {
+                refused.lock().unwrap_or_else(PoisonError::into_inner).push(reason);
+            }),
             drain: draining,
             handover,
         };
@@ -110,6 +138,7 @@ impl Node {
             arriving,
             thread: Some(thread),
             scheduler,
+            refusals,
         }
     }
 
@@ -138,6 +167,11 @@ impl Node {
     pub fn server(&self) -> Arc<VirtualServer> {
         let plan = self.plan.current();
         Arc::clone(plan.lookup(SERVICE.ip(), SERVICE.port()).expect("is published"))
+    }
+
+    /// Why connections were refused, in order.
+    pub fn refusals(&self) -> Vec<RefusalReason> {
+        self.refusals.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Gives the worker a connection as another process does.
@@ -199,8 +233,7 @@ pub fn options(http2_engine: Engine) -> Options {
     Options {
         http2_engine,
         dial: DialOptions { timeout: Duration::from_millis(300), ..DialOptions::default() },
-        idle_timeout: None,
-        half_close_timeout: None,
+        ..Options::default()
     }
 }
 

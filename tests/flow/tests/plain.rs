@@ -11,7 +11,6 @@ use socket2::SockRef;
 use streamvs_balance::{ConnectFailure, SchedulerName, Verdict};
 use streamvs_relay::Options;
 use streamvs_relay::connect::DialOptions;
-use streamvs_relay::h2::Engine;
 use streamvs_table::ProtocolHint;
 use streamvs_test_flow::endpoint::{EndpointServer, Script};
 use streamvs_test_flow::raw::FullBacklog;
@@ -238,10 +237,9 @@ async fn nobody_reachable_resets_the_client() {
 async fn idle_and_half_closed_connections_end_at_their_limits() {
     let (listener, address) = endpoint().await;
     let limits = |idle: Duration, half_close: Duration| Options {
-        http2_engine: Engine::default(),
-        dial: DialOptions::default(),
         idle_timeout: Some(idle),
         half_close_timeout: Some(half_close),
+        ..Options::default()
     };
     let (short, long) = (Duration::from_millis(400), Duration::from_secs(3600));
     let node = Node::start_with(&[address], SchedulerName::Rr, limits(short, long));
@@ -295,8 +293,7 @@ async fn an_endpoint_that_pauses_longer_than_the_user_timeout_is_waited_for() {
     const OCTETS: usize = 32 * 1024 * 1024;
     let (listener, address) = endpoint().await;
     let dial = DialOptions { user_timeout: Duration::from_millis(200), ..DialOptions::default() };
-    let (http2_engine, idle_timeout, half_close_timeout) = (Engine::default(), None, None);
-    let options = Options { http2_engine, dial, idle_timeout, half_close_timeout };
+    let options = Options { dial, ..Options::default() };
     let node = Node::start_with(&[address], SchedulerName::Rr, options);
     let (mut client, mut upstream) = pair(&node, &listener).await;
     let sent = tokio::spawn(async move {

@@ -27,7 +27,7 @@ const MOST: Duration = Duration::from_secs(10);
 /// A node that waits for the second SYN of a dial.
 fn patient_node(http2_engine: Engine, endpoint: SocketAddr) -> Node {
     let dial = DialOptions { timeout: Duration::from_secs(4), ..DialOptions::default() };
-    let options = Options { http2_engine, dial, idle_timeout: None, half_close_timeout: None };
+    let options = Options { http2_engine, dial, ..Options::default() };
     Node::start_with(&[endpoint], SchedulerName::Rr, options)
 }
 

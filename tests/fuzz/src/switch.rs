@@ -322,7 +322,9 @@ impl World<'_> {
 
     fn pick(&mut self, exchange: ExchangeKey) {
         // Nothing at the script's end, so that a stream does not go round for ever.
-        match self.script.octet() % 4 {
+        let octet = self.script.octet();
+        match octet % 4 {
+            0 if octet >= 0x80 => self.switch.refuse(exchange, self.now),
             0 => self.switch.answer(exchange, 503, "nobody", self.now),
             host => {
                 let address = SocketAddr::from((Ipv4Addr::new(192, 0, 2, host), 1));

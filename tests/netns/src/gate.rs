@@ -73,16 +73,16 @@ fn kube_proxy_by_nftables(scene: &Scene, services: &[(&Service, u16)]) {
 }
 
 /// TCP and gRPC endpoints, their Services, and kube-proxy's rules for both.
-struct BesideKubeProxy {
-    scene: Scene,
+pub(crate) struct BesideKubeProxy {
+    pub(crate) scene: Scene,
     plain: Service,
-    echo: Service,
+    pub(crate) echo: Service,
     _tcp: Vec<streamvs_support::tcp::Endpoint>,
     _grpc: Vec<streamvs_support::grpc::Endpoint>,
 }
 
 impl BesideKubeProxy {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let scene = Scene::new();
         let (plain, echo) = (tcp_service(Family::V4), grpc_service(Family::V4));
         let tcp = scene.tcp(Family::V4, Speak::Echo, PODS);
@@ -103,12 +103,12 @@ impl BesideKubeProxy {
         kube_proxy_by_nftables(&self.scene, &services);
     }
 
-    fn agent(&self, flags: &[&str]) -> Agent {
+    pub(crate) fn agent(&self, flags: &[&str]) -> Agent {
         self.scene.agent(&[&LEASE, flags].concat())
     }
 
     /// The pods that 30 calls on one connection reach: all through the agent, one past it.
-    fn reached(&self) -> usize {
+    pub(crate) fn reached(&self) -> usize {
         let load = Load::unary(address(&self.echo), 1).calls(30);
         load.run(self.scene.client()).without_failure().calls.len()
     }

@@ -8,7 +8,7 @@ use crate::world::{Connection, Whose, World};
 
 const NO_ERROR: u32 = 0;
 const INTERNAL_ERROR: u32 = 2;
-const REFUSED_STREAM: u32 = 7;
+pub(crate) const REFUSED_STREAM: u32 = 7;
 const CANCEL: u32 = 8;
 
 const CLIENTS: usize = 4;
@@ -84,6 +84,7 @@ impl World {
             attempts: Vec::new(),
             heard: Progress::default(),
             own: false,
+            refused: false,
             done: None,
         });
     }

@@ -81,6 +81,8 @@ pub(crate) struct Call {
     pub(crate) heard: Progress,
     /// The response that is coming was made by the switch.
     pub(crate) own: bool,
+    /// The switch had no room for it.
+    pub(crate) refused: bool,
     pub(crate) done: Option<Done>,
 }
 

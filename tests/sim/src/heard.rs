@@ -1,5 +1,6 @@
 //! What clients and endpoints hear, held against what was sent.
 
+use crate::acts::REFUSED_STREAM;
 use crate::call::{Attempt, Done, Progress, body, number as number_of};
 use crate::peer::{Fields, Heard};
 use crate::world::{Whose, World};
@@ -169,6 +170,12 @@ impl World {
         let call = &mut self.calls[number];
         if call.done.is_some() {
             // It has its answer, or did not want it.
+            return;
+        }
+        if call.refused {
+            assert_eq!((code, call.attempts.len()), (REFUSED_STREAM, 0), "call {number}");
+            self.counts.resets += 1;
+            call.done = Some(Done::Reset(code));
             return;
         }
         let attempt = call.attempt().expect("nobody had it, so nobody resets it");

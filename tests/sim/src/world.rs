@@ -314,7 +314,7 @@ impl World {
         if self.switch.output_octets(key) == 0 {
             self.announced.remove(&key);
             match self.switch.over(key) {
-                Some(Over::Failed(code)) => {
+                Some(Over::Failed(code) | Over::TooSlow(code)) => {
                     panic!("blames {:?}: {code}", self.connections[place].whose)
                 }
                 Some(Over::Closed) => self.close(place),
@@ -396,7 +396,12 @@ impl World {
                 let before =
                     self.exchanges.insert(exchange, Exchange { call, tries: 0, responds: false });
                 assert!(before.is_none(), "picked twice");
-                self.pick(exchange);
+                if self.rng.u8(..40) == 0 {
+                    self.calls[call].refused = true;
+                    self.switch.refuse(exchange, self.now);
+                } else {
+                    self.pick(exchange);
+                }
             }
             Event::Unreachable { exchange, .. } | Event::Replayed { exchange, .. } => {
                 self.pick(exchange);

@@ -160,6 +160,20 @@ pub const TLS_H2: Metric = counter(
     "TLS connections whose client offered h2, which cannot be balanced by stream.",
 );
 
+/// Streams kept out by a limit.
+pub const LIMITED_STREAMS: Metric = counter(
+    "streamvs_limited_streams_total",
+    &["namespace", "service", "port", "reason"],
+    "Streams that a limit refused with REFUSED_STREAM.",
+);
+
+/// Connections ended by a limit.
+pub const LIMITED_CONNECTIONS: Metric = counter(
+    "streamvs_limited_connections_total",
+    &["namespace", "service", "port", "reason"],
+    "HTTP/2 connections of clients that a limit ended.",
+);
+
 /// Streams that came late.
 pub const LAST_STREAM_AFTER_REMOVAL: Metric = histogram(
     "streamvs_last_stream_after_removal_seconds",
@@ -229,6 +243,21 @@ pub const REFUSED_CONNECTIONS: Metric = counter(
     &["reason"],
     "Accepted connections that were closed at once.",
 );
+
+/// The memory ceiling.
+pub const MEMORY_LIMIT: Metric = gauge(
+    "streamvs_memory_limit_bytes",
+    &[],
+    "The memory that the agent keeps itself below by refusing work.",
+);
+
+/// What counts against it.
+pub const MEMORY_COUNTED: Metric =
+    gauge("streamvs_memory_counted_bytes", &[], "The memory that counts against the limit.");
+
+/// What is given up for want of memory.
+pub const MEMORY_SHED: Metric =
+    gauge("streamvs_memory_shed", &["what"], "1 while this is given up, since memory is short.");
 
 /// Which build runs.
 pub const BUILD: Metric = Metric {
@@ -396,6 +425,8 @@ pub const ALL: &[Metric] = &[
     BYTES,
     NO_ENDPOINT,
     TLS_H2,
+    LIMITED_STREAMS,
+    LIMITED_CONNECTIONS,
     LAST_STREAM_AFTER_REMOVAL,
     TABLE_GENERATION,
     TABLE_SWAP,
@@ -406,6 +437,9 @@ pub const ALL: &[Metric] = &[
     CAPTURE_REPAIRS,
     CLIENT_IP_KEPT,
     REFUSED_CONNECTIONS,
+    MEMORY_LIMIT,
+    MEMORY_COUNTED,
+    MEMORY_SHED,
     BUILD,
     SYNC_DURATION,
     SYNC_FULL,

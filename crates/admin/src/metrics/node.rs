@@ -28,12 +28,25 @@ pub enum Refusal {
     UnknownService,
     /// As many connections are open as are allowed.
     Limit,
+    /// Its client has as many open as a client may.
+    ClientLimit,
+    /// Memory is short.
+    Memory,
+    /// No descriptor is left.
+    Descriptors,
 }
 
 impl Refusal {
     /// All, in the order of declaration.
-    pub const ALL: [Self; 4] =
-        [Self::NotCaptured, Self::NoOriginalDestination, Self::UnknownService, Self::Limit];
+    pub const ALL: [Self; 7] = [
+        Self::NotCaptured,
+        Self::NoOriginalDestination,
+        Self::UnknownService,
+        Self::Limit,
+        Self::ClientLimit,
+        Self::Memory,
+        Self::Descriptors,
+    ];
 
     /// As the label `reason` shows it.
     pub fn as_str(self) -> &'static str {
@@ -42,8 +55,24 @@ impl Refusal {
             Self::NoOriginalDestination => "no_original_destination",
             Self::UnknownService => "unknown_service",
             Self::Limit => "limit",
+            Self::ClientLimit => "client_limit",
+            Self::Memory => "memory",
+            Self::Descriptors => "descriptors",
         }
     }
+}
+
+/// What is given up for want of memory, in this order.
+const SHED: [&str; 3] = ["capture", "connections", "streams"];
+
+/// The memory ceiling as it was measured last.
+#[derive(Debug, Default)]
+struct Memory {
+    /// 0: there is none.
+    limit_bytes: AtomicU64,
+    counted_bytes: AtomicU64,
+    /// How many of [`SHED`].
+    shed: AtomicU64,
 }
 
 /// How much of the kernel's rules a sync looked at.
@@ -76,6 +105,7 @@ pub struct NodeMetrics {
     capture_repairs: Counter,
     client_ip_kept: PerFamily<AtomicBool>,
     refused: [Counter; Refusal::ALL.len()],
+    memory: Memory,
     sync_duration: PerFamily<histogram::Histogram>,
     sync_full: PerFamily<histogram::Histogram>,
     sync_partial: PerFamily<histogram::Histogram>,
@@ -107,6 +137,14 @@ impl NodeMetrics {
     /// An accepted connection was closed at once.
     pub fn refused(&self, reason: Refusal) {
         self.refused[reason as usize].inc();
+    }
+
+    /// What counts against the memory ceiling, which there is, and how many steps of what can be
+    /// given up are: new connections are not captured, are refused, new streams are refused.
+    pub fn memory_measured(&self, limit_bytes: u64, counted_bytes: u64, shed: usize) {
+        self.memory.limit_bytes.store(limit_bytes, Relaxed);
+        self.memory.counted_bytes.store(counted_bytes, Relaxed);
+        self.memory.shed.store(shed as u64, Relaxed);
     }
 
     /// The kernel's rules of a family were brought up to date.
@@ -156,6 +194,7 @@ impl Default for NodeMetrics {
             capture_repairs: Counter::default(),
             client_ip_kept: PerFamily::default(),
             refused: Default::default(),
+            memory: Memory::default(),
             sync_duration: sync(),
             sync_full: sync(),
             sync_partial: sync(),
@@ -234,6 +273,17 @@ impl Collector for Node {
         let mut refused = begin(encoder, &catalogue::REFUSED_CONNECTIONS)?;
         for (reason, count) in Refusal::ALL.into_iter().zip(&metrics.refused) {
             refused.at(&[("reason", reason.as_str())])?.counter(count.get())?;
+        }
+        let limit_bytes = metrics.memory.limit_bytes.load(Relaxed);
+        if limit_bytes > 0 {
+            begin(encoder, &catalogue::MEMORY_LIMIT)?.only().gauge(limit_bytes)?;
+            let counted_bytes = metrics.memory.counted_bytes.load(Relaxed);
+            begin(encoder, &catalogue::MEMORY_COUNTED)?.only().gauge(counted_bytes)?;
+            let mut shed = begin(encoder, &catalogue::MEMORY_SHED)?;
+            for (what, step) in SHED.into_iter().zip(1..) {
+                let given_up = metrics.memory.shed.load(Relaxed) >= step;
+                shed.at(&[("what", what)])?.gauge(u64::from(given_up))?;
+            }
         }
         let version = [("version", env!("CARGO_PKG_VERSION"))];
         begin(encoder, &catalogue::BUILD)?.only().info(&version)?;

@@ -69,6 +69,13 @@ impl Process {
     }
 }
 
+/// This process's memory in RAM that is of no file, and so cannot be taken back, in octets. None:
+/// `/proc` does not say.
+pub fn anonymous_bytes() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    Some(status_kilobytes(&status, "RssAnon:")?.saturating_mul(1024))
+}
+
 fn status_kilobytes(status: &str, key: &str) -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix(key))?;
     line.trim().strip_suffix("kB")?.trim().parse().ok()

@@ -120,6 +120,7 @@ fn everything_used() -> Admin {
     for reason in Refusal::ALL {
         admin.metrics.refused(reason);
     }
+    admin.metrics.memory_measured(1 << 30, 1 << 29, 1);
     admin.metrics.table_swapped(Duration::from_micros(50));
     admin.health.set_table_source(TableSource::Api);
     admin.metrics.source.watch_works("services");
@@ -198,6 +199,22 @@ fn the_source_in_use_and_broken_watches_are_told() {
     }
     let answer = admin.health.answer(Probe::Livez, Moment::now());
     assert!(answer.body.ends_with(r#""tableSource":"state"}"#), "{}", answer.body);
+}
+
+#[test]
+fn what_memory_does_not_allow_is_told_step_by_step() {
+    let (admin, _) = admin(shop());
+    let shed = |what| Exposition::of(&admin).value("streamvs_memory_shed", &[("what", what)]);
+    assert_eq!(shed("capture"), None, "there is no limit");
+    for step in 0..=3 {
+        admin.metrics.memory_measured(100, 40, step);
+        for (what, from) in [("capture", 1), ("connections", 2), ("streams", 3)] {
+            assert_eq!(shed(what), Some(f64::from(u8::from(step >= from))), "{what} at {step}");
+        }
+    }
+    let exposition = Exposition::of(&admin);
+    assert_eq!(exposition.value("streamvs_memory_limit_bytes", &[]), Some(100.0));
+    assert_eq!(exposition.value("streamvs_memory_counted_bytes", &[]), Some(40.0));
 }
 
 #[test]

@@ -13,8 +13,8 @@ use prometheus_client::encoding::{
     DescriptorEncoder, EncodeLabelSet, EncodeLabelValue, LabelSetEncoder, LabelValueEncoder,
 };
 use streamvs_balance::{
-    ConnectFailure, Counter, Fault, Histogram, HistogramSnapshot, Plan, ReplayReason, ServiceStats,
-    TargetStats, Verdict, VirtualServer,
+    ConnectFailure, ConnectionLimit, Counter, Fault, Histogram, HistogramSnapshot, Plan,
+    ReplayReason, ServiceStats, StreamLimit, TargetStats, Verdict, VirtualServer,
 };
 use streamvs_table::ServicePort;
 
@@ -207,6 +207,20 @@ fn services(encoder: &mut DescriptorEncoder<'_>, used: &[Used<'_>]) -> fmt::Resu
     let mut samples = begin(encoder, &catalogue::TLS_H2)?;
     for of in used {
         samples.at(&of.labels)?.counter(of.total(|stats| stats.tls_h2.get()))?;
+    }
+    let mut samples = begin(encoder, &catalogue::LIMITED_STREAMS)?;
+    for of in used {
+        for reason in StreamLimit::ALL {
+            let count = of.total(|stats| stats.limited_streams[reason.index()].get());
+            counter_if_any(&mut samples, of, ("reason", reason.as_str()), count)?;
+        }
+    }
+    let mut samples = begin(encoder, &catalogue::LIMITED_CONNECTIONS)?;
+    for of in used {
+        for reason in ConnectionLimit::ALL {
+            let count = of.total(|stats| stats.limited_connections[reason.index()].get());
+            counter_if_any(&mut samples, of, ("reason", reason.as_str()), count)?;
+        }
     }
     let mut samples = begin(encoder, &catalogue::LAST_STREAM_AFTER_REMOVAL)?;
     for of in used {

@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 use streamvs_balance::SchedulerName;
 
-use super::values::{self, BindAddress, NodePortAddresses};
+use super::values::{self, BindAddress, MemoryLimit, NodePortAddresses};
 use super::{ADMIN_SOCKET, LogOptions, STATE_FILE};
 
 #[derive(Debug, Args)]
@@ -174,6 +174,20 @@ pub(crate) struct RunOptions {
     /// For how long at most; after as long without a fault it is the first time again
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = values::positive_duration)]
     pub(crate) outlier_max_ejection_time: Duration,
+
+    /// Memory that the process keeps itself below: when it is short, new connections pass by, then
+    /// are reset, then new streams are refused; auto is the limit of its memory group, if any
+    #[arg(long, value_name = "auto|none|BYTES", default_value = "auto", value_parser = values::memory_limit)]
+    pub(crate) memory_limit: MemoryLimit,
+
+    /// Connections that one client (source address) may have open; more are reset. 0: any number
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) max_connections_per_client: u32,
+
+    /// Streams that one client (source address) may have open on all its connections; more are
+    /// refused. 0: any number
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) max_streams_per_client: u32,
 
     /// Close a plain connection without a byte for this long; 0 leaves that to keepalive
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = values::duration)]

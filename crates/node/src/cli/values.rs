@@ -30,6 +30,9 @@ const MAX_KEEPALIVE_SECONDS: u64 = 32_767;
 const MIN_USER_TIMEOUT: Duration = Duration::from_secs(1);
 const MAX_USER_TIMEOUT: Duration = Duration::from_secs(3600);
 
+/// What a flag that takes a memory limit accepts.
+const MEMORY_LIMIT: &str = "auto, none, or octets as 512Mi are needed";
+
 /// An address to listen on, or none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BindAddress {
@@ -191,6 +194,41 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     go_duration(text).ok_or_else(|| format!("{DURATION} is needed"))
 }
 
+/// How much memory the process may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MemoryLimit {
+    /// As much as the kernel lets it have, where there is a limit.
+    Auto,
+    /// Any amount.
+    None,
+    /// So many octets.
+    Bytes(u64),
+}
+
+/// Octets are written as Kubernetes writes quantities of memory: `536870912`, `512Mi`, `500M`.
+pub(crate) fn memory_limit(text: &str) -> Result<MemoryLimit, String> {
+    match text {
+        "auto" => return Ok(MemoryLimit::Auto),
+        "none" => return Ok(MemoryLimit::None),
+        _ => {}
+    }
+    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    let unit = match unit {
+        "" => Some(1),
+        "k" => Some(1_000),
+        "M" => Some(1_000_000),
+        "G" => Some(1_000_000_000),
+        "Ki" => Some(1 << 10),
+        "Mi" => Some(1 << 20),
+        "Gi" => Some(1 << 30),
+        _ => None,
+    };
+    let bytes = unit.and_then(|unit: u64| number.parse::<u64>().ok()?.checked_mul(unit));
+    let bytes = bytes.filter(|bytes| *bytes > 0);
+    bytes.map(MemoryLimit::Bytes).ok_or_else(|| MEMORY_LIMIT.to_owned())
+}
+
 pub(crate) fn positive_duration(text: &str) -> Result<Duration, String> {
     let positive = go_duration(text).filter(|duration| !duration.is_zero());
     positive.ok_or_else(|| format!("{DURATION} is needed, and more than 0"))
@@ -300,6 +338,27 @@ mod tests {
             ("61m", None),
         ] {
             assert_eq!(user_timeout(text).ok(), milliseconds.map(Duration::from_millis), "{text}");
+        }
+    }
+
+    #[test]
+    fn memory_is_written_as_kubernetes_writes_it() {
+        for (text, limit) in [
+            ("auto", Some(MemoryLimit::Auto)),
+            ("none", Some(MemoryLimit::None)),
+            ("536870912", Some(MemoryLimit::Bytes(512 << 20))),
+            ("512Mi", Some(MemoryLimit::Bytes(512 << 20))),
+            ("2Gi", Some(MemoryLimit::Bytes(2 << 30))),
+            ("500M", Some(MemoryLimit::Bytes(500_000_000))),
+            ("0", None),
+            ("", None),
+            ("Mi", None),
+            ("1.5Gi", None),
+            ("-1", None),
+            ("1 Mi", None),
+            ("18446744073709551615Ki", None),
+        ] {
+            assert_eq!(memory_limit(text).ok(), limit, "{text}");
         }
     }
 

@@ -5,7 +5,8 @@ use std::io;
 use std::pin::pin;
 use std::rc::Rc;
 
-use streamvs_balance::{Choice, Unit};
+use h2::Reason;
+use streamvs_balance::{Choice, ConnectionLimit, Unit};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 
@@ -34,8 +35,30 @@ pub enum Error {
     Http2(h2::Error),
     /// The client broke a rule, and was told so.
     Failed(Code),
+    /// The client took too long over a frame or a header block, and was told so.
+    TooSlow(Code),
     /// The socket failed.
     Socket(io::Error),
+}
+
+impl Error {
+    /// The limit that ended the connection, if one did.
+    pub fn limit(&self) -> Option<ConnectionLimit> {
+        let stalled = |error: &io::Error| error.kind() == io::ErrorKind::TimedOut;
+        match self {
+            Self::HandshakeTimeout | Self::TooSlow(_) => Some(ConnectionLimit::Slow),
+            Self::Failed(Code::ENHANCE_YOUR_CALM) => Some(ConnectionLimit::Flood),
+            Self::Failed(_) => None,
+            Self::Socket(error) => stalled(error).then_some(ConnectionLimit::Stalled),
+            Self::Http2(error) if error.get_io().is_some_and(stalled) => {
+                Some(ConnectionLimit::Stalled)
+            }
+            Self::Http2(error) => {
+                let calms = !error.is_remote() && error.reason() == Some(Reason::ENHANCE_YOUR_CALM);
+                calms.then_some(ConnectionLimit::Flood)
+            }
+        }
+    }
 }
 
 impl fmt::Display for Error {
@@ -44,6 +67,7 @@ impl fmt::Display for Error {
             Self::HandshakeTimeout => f.write_str("no SETTINGS after the preface"),
             Self::Http2(error) => fmt::Display::fmt(error, f),
             Self::Failed(code) => write!(f, "client broke the protocol, {code}"),
+            Self::TooSlow(code) => write!(f, "client was too slow, {code}"),
             Self::Socket(error) => fmt::Display::fmt(error, f),
         }
     }
@@ -52,7 +76,7 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::HandshakeTimeout | Self::Failed(_) => None,
+            Self::HandshakeTimeout | Self::Failed(_) | Self::TooSlow(_) => None,
             Self::Http2(error) => Some(error),
             Self::Socket(error) => Some(error),
         }
@@ -106,13 +130,18 @@ where
             accepted = connection.accept() => accepted,
         };
         match accepted {
-            Some(Ok((request, respond))) => {
+            Some(Ok((request, mut respond))) => {
                 stream_count += 1;
+                let Ok(seat) = route.open_stream(&worker) else {
+                    respond.send_reset(Reason::REFUSED_STREAM);
+                    continue;
+                };
                 let first = first.take().map(|choice| choice.into_unit(Unit::Stream));
                 // Bounded by settings::DOWNSTREAM_STREAMS; ends when the connection does.
                 tokio::task::spawn_local(stream::serve(
                     Rc::clone(&worker),
                     Rc::clone(&route),
+                    seat,
                     first,
                     request,
                     respond,

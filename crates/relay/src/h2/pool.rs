@@ -21,6 +21,7 @@ use crate::Leg;
 use crate::connect::{DialError, DialOptions, dial, share};
 use crate::h2::lease::Lease;
 use crate::h2::settings;
+use crate::worker::{Pooled, PooledCount};
 
 /// Connections by leg. They are opened when a stream needs one, shared by all streams of the
 /// worker that agree in their leg, and closed when idle.
@@ -30,11 +31,14 @@ use crate::h2::settings;
 /// the others when the endpoint's SETTINGS have told how many it allows.
 pub struct Pool {
     dial: DialOptions,
+    crowd: usize,
+    pooled: PooledCount,
     endpoints: RefCell<FxHashMap<Leg, Rc<EndpointPool>>>,
 }
 
 #[derive(Default)]
 struct EndpointPool {
+    pooled: PooledCount,
     connections: RefCell<Vec<Rc<Upstream>>>,
     dialling: RefCell<Option<Rc<Dialling>>>,
     /// SETTINGS have come, or a connection that waited for them is gone.
@@ -61,6 +65,7 @@ pub(super) struct Upstream {
     /// The endpoint is taken to allow [`settings::UPSTREAM_STREAMS_AT_START`], having sent no
     /// SETTINGS in time.
     assumed: Cell<bool>,
+    _pooled: Pooled,
 }
 
 impl Upstream {
@@ -89,9 +94,10 @@ impl Upstream {
 }
 
 impl Pool {
-    /// An empty pool that dials with `dial`.
-    pub fn new(dial: DialOptions) -> Self {
-        Self { dial, endpoints: RefCell::default() }
+    /// An empty pool that dials with `dial`, keeps fewer idle connections when it has more than
+    /// `crowd`, and counts those it has in `pooled`.
+    pub(crate) fn new(dial: DialOptions, crowd: usize, pooled: PooledCount) -> Self {
+        Self { dial, crowd, pooled, endpoints: RefCell::default() }
     }
 
     /// A connection on `leg` with room for one more stream; dials one where there is none.
@@ -154,7 +160,8 @@ impl Pool {
     /// connections.
     pub fn reap(&self, now: Instant) {
         let counts = |leg: &Rc<EndpointPool>| leg.connections.borrow().len();
-        let idle = settings::upstream_idle(self.endpoints.borrow().values().map(counts).sum());
+        let count = self.endpoints.borrow().values().map(counts).sum();
+        let idle = settings::upstream_idle(count, self.crowd);
         self.endpoints.borrow_mut().retain(|_, endpoint| {
             endpoint.connections.borrow_mut().retain(|connection| {
                 connection.open_count.get() > 0
@@ -167,7 +174,9 @@ impl Pool {
     }
 
     fn endpoint(&self, leg: Leg) -> Rc<EndpointPool> {
-        Rc::clone(self.endpoints.borrow_mut().entry(leg).or_default())
+        let new =
+            || Rc::new(EndpointPool { pooled: self.pooled.clone(), ..EndpointPool::default() });
+        Rc::clone(self.endpoints.borrow_mut().entry(leg).or_insert_with(new))
     }
 }
 
@@ -254,6 +263,7 @@ where
         retired: Cell::new(false),
         ended_at: Cell::new(None),
         assumed: Cell::new(false),
+        _pooled: endpoint.pooled.one_more(),
     });
     endpoint.connections.borrow_mut().push(Rc::clone(&upstream));
     let (upstream, endpoint) = (Rc::downgrade(&upstream), Rc::clone(endpoint));

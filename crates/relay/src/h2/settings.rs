@@ -55,7 +55,8 @@ pub const REMEMBERED_RESETS: usize = 1024;
 /// cancels a whole batch at once is legitimate; the next batch finds these gone again.
 pub const PENDING_RESETS: usize = 256;
 
-/// From the matched preface to the client's SETTINGS.
+/// From the matched preface to the client's SETTINGS. Of the `h2` engine, whose library does not wait
+/// for them, only to the end of the preface.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// An upstream connection without a stream for this long is closed. Shorter than what servers,
@@ -65,16 +66,18 @@ pub const UPSTREAM_IDLE: Duration = Duration::from_secs(60);
 /// Upstream connections of one worker from which on [`UPSTREAM_IDLE_IN_A_CROWD`] counts. Where
 /// endpoints see the client there may be one for each pair of pod and endpoint: 100 pods that talk
 /// to 1000 endpoints would keep 100,000 for a minute. An idle one takes a descriptor and some 10
-/// KiB, the kernel's share included, so that these keep 20 MiB at most.
+/// KiB, the kernel's share included, so that these keep 20 MiB at most. Fewer where descriptors are
+/// few.
 pub const UPSTREAM_CROWD: usize = 2048;
 
 /// In a crowd, a connection without a stream for this long is closed: what is in use is as much as
 /// before, and what is kept for later is what the last second used.
 pub const UPSTREAM_IDLE_IN_A_CROWD: Duration = Duration::from_secs(1);
 
-/// How long one of `count` upstream connections of a worker may be without a stream.
-pub(super) fn upstream_idle(count: usize) -> Duration {
-    if count <= UPSTREAM_CROWD { UPSTREAM_IDLE } else { UPSTREAM_IDLE_IN_A_CROWD }
+/// How long one of `count` upstream connections of a worker may be without a stream, where more
+/// than `crowd` are a crowd.
+pub(super) fn upstream_idle(count: usize, crowd: usize) -> Duration {
+    if count <= crowd { UPSTREAM_IDLE } else { UPSTREAM_IDLE_IN_A_CROWD }
 }
 
 /// The settings of a downstream connection.

@@ -16,6 +16,7 @@ use h2::{RecvStream, SendStream};
 use http::{Request, StatusCode, Version};
 use streamvs_balance::{Choice, ConnectFailure, Fault, ReplayReason, Target, Unit, VirtualServer};
 
+use crate::clients::StreamSeat;
 use crate::connect::DialError;
 use crate::h2::answer;
 use crate::h2::exchange::{End, Exchange};
@@ -28,10 +29,11 @@ use crate::worker::{Route, Worker};
 /// the endpoint counts as failed.
 const LEASE_ATTEMPTS: usize = 3;
 
-/// Serves one stream to its end.
+/// Serves one stream, counted as its client's, to its end.
 pub(super) async fn serve(
     worker: Rc<Worker>,
     route: Rc<Route>,
+    _seat: Option<StreamSeat>,
     first: Option<Choice>,
     request: Request<RecvStream>,
     respond: SendResponse<Bytes>,

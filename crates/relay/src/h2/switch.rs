@@ -89,6 +89,7 @@ use hpack::Translator;
 use pool::Endpoint;
 
 use crate::Leg;
+use crate::h2::settings;
 
 slotmap::new_key_type! {
     /// Names a connection for as long as it is there, and never another.
@@ -101,7 +102,8 @@ slotmap::new_key_type! {
 /// What the driver has to do, or to know.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
-    /// A stream of this client needs an endpoint. Call [`Switch::assign`] or [`Switch::answer`].
+    /// A stream of this client needs an endpoint. Call [`Switch::assign`], [`Switch::answer`], or
+    /// [`Switch::refuse`].
     Pick {
         /// The stream.
         exchange: ExchangeKey,
@@ -193,7 +195,8 @@ pub enum Ended {
     Answered,
     /// The client reset the stream, broke it, or is gone.
     Cancelled,
-    /// The endpoint reset the stream; the client was given the same code.
+    /// The endpoint reset the stream, and the client was given the same code; or we did, having no
+    /// room for it.
     Reset(Code),
     /// The endpoint was lost while the response ran; the client was told.
     Broken,
@@ -214,6 +217,8 @@ pub struct Switch {
     block: Vec<u8>,
     /// Memory of exchanges that are over.
     buffers: Vec<Vec<u8>>,
+    /// Upstream connections from which on idle ones are not kept for long.
+    crowd: usize,
     now: Instant,
 }
 
@@ -230,8 +235,15 @@ impl Switch {
             chunk: None,
             block: Vec::new(),
             buffers: Vec::new(),
+            crowd: settings::UPSTREAM_CROWD,
             now,
         }
+    }
+
+    /// The same with another [`UPSTREAM_CROWD`](settings::UPSTREAM_CROWD).
+    #[must_use]
+    pub fn with_crowd(self, crowd: usize) -> Self {
+        Self { crowd, ..self }
     }
 
     /// Takes a client's connection, of which nothing has been read: its preface goes through
@@ -247,6 +259,12 @@ impl Switch {
             connection.greet();
         }
         key
+    }
+
+    /// Gives up memory that is kept for what comes next: it is short.
+    pub fn give_back(&mut self) {
+        self.connections.give_back();
+        self.buffers = Vec::new();
     }
 
     /// The next thing the driver has to do. Call until there is none after each call of any other
@@ -346,6 +364,7 @@ impl fmt::Display for Over {
         match self {
             Self::Closed => f.write_str("closed"),
             Self::Failed(code) => write!(f, "peer broke the protocol, {code}"),
+            Self::TooSlow(code) => write!(f, "peer was too slow, {code}"),
         }
     }
 }

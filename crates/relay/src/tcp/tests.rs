@@ -14,18 +14,12 @@ use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
 
 use super::*;
-use crate::connect::DialOptions;
 use crate::worker::Options;
 
 const MIB: usize = 1024 * 1024;
 
 pub(super) fn worker(pipe_limit: usize) -> Rc<Worker> {
-    let options = Options {
-        http2_engine: crate::h2::Engine::default(),
-        dial: DialOptions::default(),
-        idle_timeout: None,
-        half_close_timeout: None,
-    };
+    let options = Options::default();
     let (_publisher, reader) = publish::channel(Arc::new(Plan::empty()));
     let (_publisher, aliases) = publish::channel(Arc::default());
     let mut worker = Worker::new(options, reader, aliases);

@@ -4,11 +4,22 @@ use std::time::Instant;
 
 use super::exchange::{Phase, Toward};
 use super::facts::Method;
+use super::frame::Code;
 use super::hpack::{Field, Indexing};
 use super::{ExchangeKey, Switch};
 use crate::h2::answer;
 
 impl Switch {
+    /// Answers [`Event::Pick`](super::Event::Pick): there is no room for the stream now. Its client
+    /// is told REFUSED_STREAM, which says that nothing has acted on it (RFC 9113 section 8.7), and
+    /// may try again. That is no fault of the client's, and costs nothing of its allowance.
+    pub fn refuse(&mut self, key: ExchangeKey, now: Instant) {
+        self.now = now;
+        if self.exchanges.get(key).is_some_and(|exchange| exchange.phase == Phase::Picking) {
+            self.reset_client(key, Code::REFUSED_STREAM);
+        }
+    }
+
     /// Answers an event: no endpoint can serve the stream. For gRPC trailers-only with
     /// `grpc-status: 14`, else `status` with the message as text.
     pub fn answer(&mut self, key: ExchangeKey, status: u16, message: &str, now: Instant) {

@@ -60,6 +60,8 @@ pub enum Over {
     Closed,
     /// The peer broke a rule, for which it got a GOAWAY with this code.
     Failed(Code),
+    /// The peer took too long over something that must come whole, and was told so with this code.
+    TooSlow(Code),
 }
 
 pub(super) struct Connection {

@@ -89,6 +89,12 @@ impl Connections {
         }
     }
 
+    /// Gives up the buffers that nobody uses.
+    pub(super) fn give_back(&mut self) {
+        self.spare = Vec::new();
+        self.spare_octets = 0;
+    }
+
     /// The next one that has something to write, or to tell.
     pub(super) fn next_dirty(&mut self) -> Option<ConnectionKey> {
         let key = self.dirty.pop()?;

@@ -32,10 +32,10 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use super::{ConnectionKey, Event, ExchangeKey, Over, Switch};
-use crate::Leg;
 use crate::connect::{DialError, dial, share};
 use crate::h2::{Drain, Error, Outcome};
 use crate::worker::{Route, Worker};
+use crate::{Leg, Shed};
 use chunks::Chunks;
 use link::{Client, Link};
 use streams::Stream;
@@ -57,9 +57,9 @@ pub struct Driver {
 
 impl Driver {
     /// A switch without connections. [`run`] must run for it to write anything.
-    pub fn new(now: Instant) -> Self {
+    pub fn new(crowd: usize, now: Instant) -> Self {
         Self {
-            switch: RefCell::new(Switch::new(now)),
+            switch: RefCell::new(Switch::new(now).with_crowd(crowd)),
             links: RefCell::default(),
             streams: RefCell::default(),
             chunks: Chunks::default(),
@@ -79,6 +79,9 @@ pub async fn run(worker: Rc<Worker>) {
             driver.follow_table(&worker);
             driver.switch.borrow_mut().tick(Instant::now());
             driver.chunks.shrink();
+            if worker.shed() > Shed::Nothing {
+                driver.switch.borrow_mut().give_back();
+            }
         }
         if !driver.flusher.borrow().will_wake(cx.waker()) {
             *driver.flusher.borrow_mut() = cx.waker().clone();
@@ -124,7 +127,8 @@ pub async fn serve(
         }
     };
     let error = match (ended.over, ended.error) {
-        (Some(Over::Failed(super::Code::SETTINGS_TIMEOUT)), _) => Some(Error::HandshakeTimeout),
+        (Some(Over::TooSlow(super::Code::SETTINGS_TIMEOUT)), _) => Some(Error::HandshakeTimeout),
+        (Some(Over::TooSlow(code)), _) => Some(Error::TooSlow(code)),
         (Some(Over::Failed(code)), _) => Some(Error::Failed(code)),
         (Some(Over::Closed), _) => None,
         (None, error) => error.map(Error::Socket),
@@ -182,9 +186,10 @@ async fn connected(
     socket: TcpStream,
 ) {
     share(&socket, worker.dial_options());
+    let _pooled = worker.pooled();
     let ended = link::relay(&worker, key, early, socket, None).await;
     match (ended.over, ended.error) {
-        (Some(Over::Failed(code)), _) => {
+        (Some(Over::Failed(code) | Over::TooSlow(code)), _) => {
             tracing::debug!(endpoint = %leg.endpoint(), code = %code, "endpoint broke the protocol");
         }
         (None, Some(error)) => {

@@ -148,13 +148,18 @@ impl Switch {
 
     /// A peer broke a rule that concerns the whole connection (RFC 9113 section 5.4.1).
     pub(super) fn fail(&mut self, key: ConnectionKey, code: Code) {
+        self.end(key, Over::Failed(code), code);
+    }
+
+    /// Ends a connection for a reason that its peer is told.
+    pub(super) fn end(&mut self, key: ConnectionKey, over: Over, code: Code) {
         let Some(connection) = self.connections.writer(key) else {
             return;
         };
         // To an endpoint: of its streams there were none.
         let last = if connection.is_downstream() { connection.last_stream } else { 0 };
         connection.go_away(last, code);
-        connection.stage = Stage::Over(Over::Failed(code));
+        connection.stage = Stage::Over(over);
         self.end_streams(key);
     }
 

@@ -1,5 +1,7 @@
 //! How far the current frame of a connection has been read.
 
+use std::time::Instant;
+
 use super::frame::{HEAD_OCTETS, Head};
 use super::{ExchangeKey, limits};
 
@@ -42,6 +44,8 @@ pub(super) struct Partial {
     pub(super) self_dependent: bool,
     pub(super) octets: Vec<u8>,
     pub(super) frame_count: u32,
+    /// When it began.
+    pub(super) since: Instant,
 }
 
 /// The receiving half of a connection between two reads.
@@ -52,8 +56,16 @@ pub(super) struct Inbound {
     pub(super) held: Vec<u8>,
     /// Only CONTINUATION may follow while this is there (RFC 9113 section 6.10).
     pub(super) partial: Option<Box<Partial>>,
-    pub(super) partial_since: Option<std::time::Instant>,
+    /// Frames whose heads have come, to tell one from the next. This, and the next two, are narrow
+    /// as each idle connection has them.
+    frame_count: u32,
+    /// The one that was under way when somebody looked.
+    under_way: u32,
+    /// Since when it has been seen to be, in the unit of who looks. [`NOT_UNDER_WAY`]: none is.
+    since: u32,
 }
+
+const NOT_UNDER_WAY: u32 = u32::MAX;
 
 impl Inbound {
     pub(super) fn new(preface: bool) -> Self {
@@ -61,7 +73,9 @@ impl Inbound {
             stage: if preface { Stage::Preface(0) } else { Stage::Head },
             held: Vec::new(),
             partial: None,
-            partial_since: None,
+            frame_count: 0,
+            under_way: 0,
+            since: NOT_UNDER_WAY,
         }
     }
 
@@ -70,15 +84,38 @@ impl Inbound {
         if self.held.is_empty()
             && let Some(octets) = bytes.first_chunk::<HEAD_OCTETS>()
         {
+            self.frame_count = self.frame_count.wrapping_add(1);
             return (HEAD_OCTETS, Some(Head::parse(octets)));
         }
         let taken = bytes.len().min(HEAD_OCTETS - self.held.len());
         self.held.extend_from_slice(&bytes[..taken]);
         let head = self.held.first_chunk::<HEAD_OCTETS>().map(Head::parse);
         if head.is_some() {
+            self.frame_count = self.frame_count.wrapping_add(1);
             self.held.clear();
         }
         (taken, head)
+    }
+
+    /// For how long the same frame has been seen to be under way that is kept until it is whole. DATA
+    /// is not, for it goes on as it comes. To be asked again and again, with a time that counts up.
+    pub(super) fn waits(&mut self, now: u32) -> u32 {
+        let is_kept = match self.stage {
+            Stage::Payload(_) | Stage::PadLength(..) => true,
+            Stage::Head => !self.held.is_empty(),
+            Stage::Preface(_) | Stage::Data(_) | Stage::Skip(_) => false,
+        };
+        if !is_kept {
+            self.since = NOT_UNDER_WAY;
+        } else if self.since == NOT_UNDER_WAY || self.under_way != self.frame_count {
+            (self.under_way, self.since) = (self.frame_count, now);
+        }
+        now.saturating_sub(self.since)
+    }
+
+    /// What is under way waits for us, and not for its sender.
+    pub(super) fn excuse(&mut self) {
+        self.since = NOT_UNDER_WAY;
     }
 
     /// Gives up what is not needed between frames.

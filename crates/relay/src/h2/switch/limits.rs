@@ -28,7 +28,8 @@ pub(super) const BLOCK_OCTETS: usize = 64 * 1024;
 /// [`BLOCK_OCTETS`].
 pub(super) const CONTINUATION_COUNT: u32 = 16;
 
-/// How long a header block may take from its first frame to its last.
+/// How long a header block may take from its first frame to its last, and a frame that is kept until
+/// it is whole from its first octet to its last.
 pub(super) const BLOCK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Streams that one side has reset and whose late frames are ignored.

@@ -185,13 +185,13 @@ impl Switch {
             self_dependent,
             octets: Vec::new(),
             frame_count: 0,
+            since: self.now,
         };
         if !partial.add(fragment) {
             return Err(Code::ENHANCE_YOUR_CALM);
         }
         if let Some(connection) = self.connections.get_mut(key) {
             connection.inbound.partial = Some(Box::new(partial));
-            connection.inbound.partial_since = Some(self.now);
         }
         Ok(())
     }
@@ -213,7 +213,6 @@ impl Switch {
             connection.inbound.partial = Some(partial);
             return Ok(());
         }
-        connection.inbound.partial_since = None;
         let Partial { stream, end, self_dependent, octets, .. } = *partial;
         self.block(key, stream, end, self_dependent, &octets)
     }

@@ -138,7 +138,8 @@ impl Switch {
         code == Code::REFUSED_STREAM && self.again(key, ReplayReason::Refused)
     }
 
-    fn reset_client(&mut self, key: ExchangeKey, code: Code) {
+    /// Resets the client's stream, and the endpoint's with CANCEL.
+    pub(super) fn reset_client(&mut self, key: ExchangeKey, code: Code) {
         if let Some(exchange) = self.exchanges.get_mut(key) {
             let side = exchange.down;
             if side.state != State::Closed {

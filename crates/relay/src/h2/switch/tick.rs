@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::connection::{Connection, Role, Stage};
+use super::connection::{Connection, Over, Role, Stage};
 use super::frame::Code;
 use super::{ConnectionKey, Switch, limits};
 use crate::h2::settings;
@@ -11,8 +11,10 @@ use crate::h2::settings;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Due {
     Nothing,
-    /// The peer has been too slow, or is gone.
+    /// The peer is gone.
     Fail(Code),
+    /// The peer has been too slow.
+    TooSlow(Code),
     /// The endpoint has sent no SETTINGS: it is taken to allow what everybody should.
     AssumeStreams,
     /// The client has not answered the PING after the first GOAWAY.
@@ -28,10 +30,13 @@ impl Switch {
     pub fn tick(&mut self, now: Instant) {
         self.now = now;
         let count = self.endpoints.values().map(|leg| leg.connections.len()).sum();
-        let idle = settings::upstream_idle(count);
+        let idle = settings::upstream_idle(count, self.crowd);
         let mut due: Vec<(ConnectionKey, Due)> = Vec::new();
         for (key, connection) in self.connections.iter_mut() {
             connection.shrink();
+            if connection.output.len() >= limits::OUTPUT_PAUSE_OCTETS {
+                connection.inbound.excuse();
+            }
             match connection.due(now, idle) {
                 Due::Nothing => {}
                 what => due.push((key, what)),
@@ -41,6 +46,7 @@ impl Switch {
             match what {
                 Due::Nothing => {}
                 Due::Fail(code) => self.fail(key, code),
+                Due::TooSlow(code) => self.end(key, Over::TooSlow(code), code),
                 Due::AssumeStreams => self.assume_streams(key),
                 Due::StopStreams => self.stop_streams(key),
                 Due::Close => self.close(key),
@@ -68,20 +74,24 @@ impl Switch {
 }
 
 impl Connection {
-    fn due(&self, now: Instant, idle: Duration) -> Due {
+    fn due(&mut self, now: Instant, idle: Duration) -> Due {
         let since = |then: Instant| now.saturating_duration_since(then);
         let passed = |then: Instant, most: Duration| since(then) >= most;
         if self.is_over() {
             return Due::Nothing;
         }
-        if self.inbound.partial_since.is_some_and(|then| passed(then, limits::BLOCK_TIMEOUT)) {
-            return Due::Fail(Code::ENHANCE_YOUR_CALM);
+        let block = self.inbound.partial.as_ref().map_or(Duration::ZERO, |it| since(it.since));
+        // In tenths of a second, of which a connection has enough for years.
+        let tenths = u32::try_from(since(self.opened).as_millis() / 100).unwrap_or(u32::MAX - 1);
+        let frame = Duration::from_millis(100 * u64::from(self.inbound.waits(tenths)));
+        if block.max(frame) >= limits::BLOCK_TIMEOUT {
+            return Due::TooSlow(Code::ENHANCE_YOUR_CALM);
         }
         match (self.role, self.stage) {
             (Role::Downstream { .. }, _)
                 if !self.peer.known && passed(self.opened, settings::HANDSHAKE_TIMEOUT) =>
             {
-                Due::Fail(Code::SETTINGS_TIMEOUT)
+                Due::TooSlow(Code::SETTINGS_TIMEOUT)
             }
             (Role::Downstream { .. }, Stage::Announced(then))
                 if passed(then, limits::GOAWAY_TIMEOUT) =>

@@ -106,7 +106,7 @@ pub(super) async fn relay(
         let switch = driver.switch.borrow();
         (switch.over(key), switch.stream_count(key))
     };
-    if let Some(Over::Failed(_)) = over {
+    if let Some(Over::Failed(_) | Over::TooSlow(_)) = over {
         // Boxed, for it happens to few and would be part of every connection.
         Box::pin(linger(worker, &mut read)).await;
     }

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use streamvs_balance::{Choice, Fault, ReplayReason, Unit, VirtualServer};
 
+use crate::clients::StreamSeat;
 use crate::connect::dial_fault;
 use crate::h2::stream::{Health, Tried, is_removed, is_still_good, note_start};
 use crate::h2::switch::{Ended, Event, ExchangeKey, Report};
@@ -14,6 +15,7 @@ use crate::worker::{Route, Worker};
 /// One exchange.
 pub(super) struct Stream {
     route: Rc<Route>,
+    _seat: Option<StreamSeat>,
     tried: Tried,
     /// Where it is, or is on its way to.
     on: Option<On>,
@@ -30,13 +32,16 @@ impl super::Driver {
     pub(super) fn stream_event(&self, worker: &Rc<Worker>, event: Event) {
         match event {
             Event::Pick { exchange, connection } => {
-                let (route, first) = {
+                let (route, seat, first) = {
                     let mut links = self.links.borrow_mut();
                     let client = links.get_mut(connection).and_then(|link| link.client.as_mut());
                     let Some(client) = client else { return };
-                    (Rc::clone(&client.route), client.first.take())
+                    let Ok(seat) = client.route.open_stream(worker) else {
+                        return self.switch.borrow_mut().refuse(exchange, Instant::now());
+                    };
+                    (Rc::clone(&client.route), seat, client.first.take())
                 };
-                let stream = Stream { route, tried: Tried::default(), on: None };
+                let stream = Stream { route, _seat: seat, tried: Tried::default(), on: None };
                 self.streams.borrow_mut().insert(exchange, stream);
                 let first = first.filter(is_still_good);
                 self.assign(worker, exchange, first);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::lab::{CALL, Frame, Lab, OK, Peer, data, frame, reset, settings, window};
 use crate::h2::settings as ours;
-use crate::h2::switch::frame::{Code, flag, kind};
+use crate::h2::switch::frame::{Code, HEAD_OCTETS, flag, kind};
 use crate::h2::switch::{Over, limits};
 
 /// Sends what `say` says until the connection is over, and returns how often that was.
@@ -86,7 +86,91 @@ fn a_header_block_that_does_not_end_is_given_up() {
     let (mut client, _endpoint) = lab.call(true);
     lab.send(&client, &frame(kind::HEADERS, 0, 3, b"\x82"));
     lab.wait(limits::BLOCK_TIMEOUT);
-    lab.assert_failed(&mut client, Code::ENHANCE_YOUR_CALM);
+    lab.assert_too_slow(&mut client, Code::ENHANCE_YOUR_CALM);
+}
+
+/// What the driver's clock does.
+fn ticks(lab: &mut Lab, count: u32) {
+    for _ in 0..count {
+        lab.wait(TICK);
+    }
+}
+
+const TICK: Duration = Duration::from_millis(500);
+
+/// Ticks until something is given up.
+const PATIENCE: u32 = (limits::BLOCK_TIMEOUT.as_millis() / TICK.as_millis()) as u32 + 1;
+
+#[test]
+fn a_frame_that_does_not_come_whole_is_given_up() {
+    for piece in [
+        &frame(kind::HEADERS, flag::END_HEADERS, 3, &[0x82; 100])[..50],
+        &frame(kind::SETTINGS, 0, 0, &[0; 60])[..20],
+        &frame(kind::PING, 0, 0, &[0; 8])[..1],
+        &frame(kind::DATA, flag::PADDED, 1, &[9; 20])[..9],
+    ] {
+        let mut lab = Lab::new(1);
+        let (mut client, _endpoint) = lab.call(false);
+        lab.send(&client, piece);
+        ticks(&mut lab, PATIENCE - 2);
+        assert_eq!(lab.over(&client), None, "it has time");
+        ticks(&mut lab, 2);
+        lab.assert_too_slow(&mut client, Code::ENHANCE_YOUR_CALM);
+    }
+}
+
+#[test]
+fn a_sender_that_is_always_in_the_middle_of_a_frame_is_not_slow() {
+    let mut lab = Lab::new(1);
+    let (mut client, _endpoint) = lab.call(false);
+    let ping = frame(kind::PING, 0, 0, &[7; 8]);
+    lab.send(&client, &ping[..10]);
+    for _ in 0..3 * PATIENCE {
+        lab.wait(TICK);
+        lab.send(&client, &[&ping[10..], &ping[..10]].concat());
+        lab.heard(&mut client);
+    }
+    assert_eq!(lab.over(&client), None);
+}
+
+#[test]
+fn data_that_pauses_in_the_middle_of_a_frame_is_waited_for() {
+    let mut lab = Lab::new(1);
+    let (client, mut endpoint) = lab.call(false);
+    let frame = data(1, b"half and half", true);
+    lab.send(&client, &frame[..HEAD_OCTETS + 4]);
+    ticks(&mut lab, 3 * PATIENCE);
+    lab.send(&client, &frame[HEAD_OCTETS + 4..]);
+    let heard = lab.heard(&mut endpoint);
+    let octets: Vec<u8> = heard
+        .iter()
+        .filter_map(|frame| match frame {
+            Frame::Data { octets, .. } => Some(&octets[..]),
+            _ => None,
+        })
+        .collect::<Vec<_>>()
+        .concat();
+    assert_eq!(octets, b"half and half");
+}
+
+#[test]
+fn what_we_do_not_read_is_not_its_senders_delay() {
+    let mut lab = Lab::new(1);
+    let (mut client, _endpoint) = lab.call(false);
+    let ping = frame(kind::PING, 0, 0, &[7; 8]);
+    // It takes none of the answers, so that nothing more is read from it.
+    let calm = Duration::from_millis(20);
+    while lab.switch.wants_input(client.key) {
+        lab.send(&client, &ping.repeat(8));
+        lab.now += calm;
+    }
+    lab.send(&client, &ping[..10]);
+    ticks(&mut lab, 3 * PATIENCE);
+    assert_eq!(lab.over(&client), None);
+    lab.heard(&mut client);
+    ticks(&mut lab, 2);
+    lab.send(&client, &ping[10..]);
+    assert!(matches!(lab.heard(&mut client)[..], [Frame::PingAck(_)]));
 }
 
 #[test]
@@ -215,5 +299,5 @@ fn a_preface_without_settings_is_given_up() {
     let key = lab.switch.open_downstream(false, lab.now);
     lab.switch.receive(key, crate::h2::switch::frame::PREFACE, lab.now);
     lab.wait(ours::HANDSHAKE_TIMEOUT);
-    assert_eq!(lab.switch.over(key), Some(Over::Failed(Code::SETTINGS_TIMEOUT)));
+    assert_eq!(lab.switch.over(key), Some(Over::TooSlow(Code::SETTINGS_TIMEOUT)));
 }

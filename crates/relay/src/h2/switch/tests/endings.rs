@@ -102,6 +102,43 @@ fn a_client_may_go_on_after_the_whole_response() {
 }
 
 #[test]
+fn rfc9113_8_7_streams_without_room_are_refused_and_cost_their_client_nothing() {
+    let mut lab = Lab::new(1);
+    let mut client = lab.client();
+    lab.refuses = true;
+    // Many more than a client could afford to have reset.
+    let last = 2 * 5000 - 1;
+    for stream in (1..=last).step_by(2) {
+        let call = [client.headers(stream, &CALL, false), data(stream, b"body", true)].concat();
+        lab.send(&client, &call);
+        assert_eq!(lab.heard(&mut client), [Frame::Reset(stream, Code::REFUSED_STREAM)]);
+    }
+    assert!(lab.dials.is_empty(), "no endpoint has heard of them");
+    let refused = Ended::Reset(Code::REFUSED_STREAM);
+    assert!(lab.ended.len() == 5000 && lab.ended.iter().all(|(_, it)| it.end == refused));
+    lab.refuses = false;
+    let call = client.headers(last + 2, &CALL, true);
+    lab.send(&client, &call);
+    let mut endpoint = lab.endpoint();
+    let heard = lab.heard(&mut endpoint);
+    assert!(heard.iter().any(|frame| matches!(frame, Frame::Headers { end: true, .. })));
+    let answer = [endpoint.headers(1, &OK, false), endpoint.headers(1, &TRAILERS, true)].concat();
+    lab.send(&endpoint, &answer);
+    assert!(matches!(lab.heard(&mut client)[..], [_, Frame::Headers { end: true, .. }]));
+    // What refused streams have sent is granted again, or the connection would run dry.
+    let bodies = 5000 * 16_000;
+    assert!(bodies > settings::CONNECTION_WINDOW_OCTETS);
+    lab.refuses = true;
+    for stream in (last + 4..last + 4 + 2 * 5000).step_by(2) {
+        let body = [7; 16_000];
+        let call = [client.headers(stream, &CALL, false), data(stream, &body, true)].concat();
+        lab.send(&client, &call);
+        lab.heard(&mut client);
+    }
+    assert_eq!(lab.over(&client), None);
+}
+
+#[test]
 fn rfc9113_8_7_refused_stream_goes_to_another_endpoint_whole() {
     let mut lab = Lab::new(2);
     let mut client = lab.client();

@@ -182,6 +182,8 @@ pub(super) struct Lab {
     pub(super) now: Instant,
     /// Streams go to these in turn.
     pub(super) addresses: VecDeque<SocketAddr>,
+    /// There is no room for new streams.
+    pub(super) refuses: bool,
     /// Dials that were asked for and not answered.
     pub(super) dials: Vec<SocketAddr>,
     pub(super) ended: Vec<(ExchangeKey, Report)>,
@@ -201,6 +203,7 @@ impl Lab {
             switch: Switch::new(now),
             now,
             addresses: (1..=endpoints).map(address).collect(),
+            refuses: false,
             dials: Vec::new(),
             ended: Vec::new(),
             events: Vec::new(),
@@ -287,6 +290,9 @@ impl Lab {
         while let Some(event) = self.switch.next_event() {
             self.events.push(event.clone());
             match event {
+                Event::Pick { exchange, .. } if self.refuses => {
+                    self.switch.refuse(exchange, self.now);
+                }
                 Event::Pick { exchange, .. }
                 | Event::Unreachable { exchange, .. }
                 | Event::Replayed { exchange, .. } => self.assign(exchange),
@@ -339,6 +345,16 @@ impl Lab {
     /// The peer was told GOAWAY with this code, and its connection is over.
     pub(super) fn assert_failed(&mut self, peer: &mut Peer, code: Code) {
         assert_eq!(self.over(peer), Some(Over::Failed(code)));
+        self.assert_told(peer, code);
+    }
+
+    /// The same, as it took too long.
+    pub(super) fn assert_too_slow(&mut self, peer: &mut Peer, code: Code) {
+        assert_eq!(self.over(peer), Some(Over::TooSlow(code)));
+        self.assert_told(peer, code);
+    }
+
+    fn assert_told(&mut self, peer: &mut Peer, code: Code) {
         let last = self.heard(peer).pop();
         assert!(matches!(last, Some(Frame::GoAway(_, said)) if said == code), "{last:?}");
     }
