@@ -54,6 +54,7 @@ fn service(number: u32, endpoints: impl Iterator<Item = u32>) -> Arc<ServicePort
         app_protocol: None,
         protocol_hint: ProtocolHint::Auto,
         scheduler: None,
+        max_age: Default::default(),
         affinity: None,
         internal_policy: TrafficPolicy::Cluster,
         external_policy: TrafficPolicy::Cluster,

@@ -169,11 +169,13 @@ pub enum StreamLimit {
     Memory,
     /// Its client has as many streams open as a client may.
     Client,
+    /// It had lived long enough, and was ended.
+    Age,
 }
 
 impl StreamLimit {
     /// All, in the order of [`StreamLimit::index`].
-    pub const ALL: [Self; 2] = [Self::Memory, Self::Client];
+    pub const ALL: [Self; 3] = [Self::Memory, Self::Client, Self::Age];
 
     /// Its place in [`ServiceStats::limited_streams`].
     pub fn index(self) -> usize {
@@ -185,6 +187,7 @@ impl StreamLimit {
         match self {
             Self::Memory => "memory",
             Self::Client => "client_limit",
+            Self::Age => "max_age",
         }
     }
 }
@@ -198,11 +201,13 @@ pub enum ConnectionLimit {
     Flood,
     /// It took nothing of what it was sent for `--tcp-user-timeout`, or has vanished.
     Stalled,
+    /// It had lived long enough, and was asked to go.
+    Age,
 }
 
 impl ConnectionLimit {
     /// All, in the order of [`ConnectionLimit::index`].
-    pub const ALL: [Self; 3] = [Self::Slow, Self::Flood, Self::Stalled];
+    pub const ALL: [Self; 4] = [Self::Slow, Self::Flood, Self::Stalled, Self::Age];
 
     /// Its place in [`ServiceStats::limited_connections`].
     pub fn index(self) -> usize {
@@ -215,6 +220,7 @@ impl ConnectionLimit {
             Self::Slow => "slow",
             Self::Flood => "flood",
             Self::Stalled => "stalled",
+            Self::Age => "max_age",
         }
     }
 }
@@ -241,7 +247,7 @@ pub struct ServiceStats {
     pub last_stream_after_removal: Histogram,
     /// TLS connections whose client offered `h2` by ALPN: gRPC that cannot be balanced by stream.
     pub tls_h2: Counter,
-    /// Streams that a limit refused; see [`StreamLimit::index`].
+    /// Streams that a limit refused or ended; see [`StreamLimit::index`].
     pub limited_streams: [Counter; StreamLimit::ALL.len()],
     /// HTTP/2 connections of clients that a limit ended; see [`ConnectionLimit::index`].
     pub limited_connections: [Counter; ConnectionLimit::ALL.len()],
@@ -254,6 +260,8 @@ pub struct TargetStats {
     pub connections: Counter,
     /// Streams given to it.
     pub streams: Counter,
+    /// Streams open there now that began long ago, as far as whoever carries them says so.
+    pub old_streams: Gauge,
     /// Failed dials; see [`ConnectFailure::index`].
     pub failures: [Counter; ConnectFailure::ALL.len()],
     /// Faults, counted even where nobody is ejected for them; see [`Fault::index`].

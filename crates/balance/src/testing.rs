@@ -109,6 +109,7 @@ pub(crate) fn service(name: &str, mut endpoints: Vec<Endpoint>) -> ServicePort {
         app_protocol: None,
         protocol_hint: ProtocolHint::Auto,
         scheduler: None,
+        max_age: Default::default(),
         affinity: None,
         internal_policy: TrafficPolicy::Cluster,
         external_policy: TrafficPolicy::Cluster,

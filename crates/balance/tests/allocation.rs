@@ -94,6 +94,7 @@ fn virtual_server(
         app_protocol: None,
         protocol_hint: ProtocolHint::Auto,
         scheduler: None,
+        max_age: Default::default(),
         affinity,
         internal_policy: TrafficPolicy::Cluster,
         external_policy: TrafficPolicy::Cluster,

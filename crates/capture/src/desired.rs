@@ -206,6 +206,7 @@ mod tests {
             app_protocol: None,
             protocol_hint: ProtocolHint::Auto,
             scheduler: None,
+            max_age: Default::default(),
             affinity: None,
             internal_policy: TrafficPolicy::Local,
             external_policy: TrafficPolicy::Cluster,

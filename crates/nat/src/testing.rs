@@ -44,6 +44,7 @@ pub(crate) fn port(
         app_protocol: None,
         protocol_hint: ProtocolHint::Auto,
         scheduler: None,
+        max_age: Default::default(),
         affinity: None,
         internal_policy: TrafficPolicy::Cluster,
         endpoints,

@@ -13,6 +13,7 @@ use streamvs_capture::{Backend, Gate, GateConfig, Switch, Tools};
 use streamvs_relay::connect::{DialOptions, Keepalive};
 use streamvs_relay::h2::Engine;
 use streamvs_relay::{ClientLimits, Clients, Options};
+use streamvs_table::MaxAge;
 use streamvs_watch::{Access, KubernetesConfig, ManifestsConfig};
 
 use crate::cli::values::{BindAddress, MAX_SYNC_PERIOD};
@@ -74,6 +75,11 @@ pub(crate) fn relay(options: &RunOptions) -> Options {
         },
         idle_timeout: positive(options.ipvs_tcp_timeout),
         half_close_timeout: positive(options.ipvs_tcpfin_timeout),
+        max_age: MaxAge {
+            stream: positive(options.max_stream_age),
+            connection: positive(options.max_connection_age),
+        },
+        max_connection_age_grace: positive(options.max_connection_age_grace),
         ..Options::default()
     }
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use streamvs_balance::{Choice, Plan, Request, StreamLimit, Unit, VirtualServer};
 use streamvs_table::Aliases;
 use streamvs_table::publish::Reader;
-use streamvs_table::{AddressKind, Origin, TrafficPolicy};
+use streamvs_table::{AddressKind, MaxAge, Origin, TrafficPolicy};
 
 use crate::clients::{Seat, StreamSeat};
 use crate::connect::DialOptions;
@@ -22,6 +22,9 @@ use crate::{Leg, Pressure, Shed};
 /// Octets of the buffer that all plain connections of a worker read into. One read of a bulk
 /// transfer fills it; larger did not measure faster.
 const BUFFER_OCTETS: usize = 256 * 1024;
+
+/// Longer than calls take, shorter than a rollout is remembered.
+const OLD_STREAM_AGE: Duration = Duration::from_secs(300);
 
 /// What an operator may set for the relay.
 #[derive(Clone, Debug)]
@@ -35,6 +38,14 @@ pub struct Options {
     pub idle_timeout: Option<Duration>,
     /// The same once one side has sent FIN. None: never.
     pub half_close_timeout: Option<Duration>,
+    /// How old streams and clients' HTTP/2 connections may become where their Service does not
+    /// say. By the switch only.
+    pub max_age: MaxAge,
+    /// How long the streams of a connection that has become too old may go on. None: for as long
+    /// as they like.
+    pub max_connection_age_grace: Option<Duration>,
+    /// From which age on a stream counts as one of its endpoint's old ones. By the switch only.
+    pub old_stream_age: Duration,
     /// How short of memory the process is.
     pub pressure: Pressure,
     /// The most idle upstream HTTP/2 connections that are kept for
@@ -50,6 +61,9 @@ impl Default for Options {
             dial: DialOptions::default(),
             idle_timeout: None,
             half_close_timeout: None,
+            max_age: MaxAge::default(),
+            max_connection_age_grace: None,
+            old_stream_age: OLD_STREAM_AGE,
             pressure: Pressure::default(),
             upstream_crowd: UPSTREAM_CROWD,
         }
@@ -106,6 +120,11 @@ impl Worker {
     /// One more of them.
     pub(crate) fn pooled(&self) -> Pooled {
         self.pooled.one_more()
+    }
+
+    /// How old what `server` serves may become.
+    pub(crate) fn max_age(&self, server: &VirtualServer) -> MaxAge {
+        server.service().max_age.or(self.options.max_age)
     }
 
     /// What is given up for want of memory.

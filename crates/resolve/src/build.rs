@@ -79,6 +79,7 @@ fn service_port(
         app_protocol: port.app_protocol.clone(),
         protocol_hint: port.hint,
         scheduler: facts.scheduler.clone(),
+        max_age: facts.max_age,
         affinity: facts.affinity,
         internal_policy: facts.internal_policy,
         external_policy: facts.external_policy,

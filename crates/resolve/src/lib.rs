@@ -26,6 +26,7 @@ mod app_protocol;
 mod build;
 mod changes;
 mod conditions;
+mod duration;
 mod external;
 mod names;
 mod node;
@@ -37,6 +38,8 @@ mod topology;
 mod usability;
 
 pub use changes::{Changes, Trigger};
+pub use duration::go_duration;
 pub use notice::{AddressFault, ClusterIpFault, Notice, ObjectName, PortFault};
 pub use resolver::{Change, Config, Resolver};
+pub use service::LEAST_AGE;
 pub use slices::SliceName;

@@ -8,10 +8,12 @@ use std::time::Duration;
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use streamvs_table::{
-    Family, HintSource, PerFamily, Protocol, ProtocolHint, ServiceName, TrafficPolicy, Unserved,
+    Family, HintSource, MaxAge, PerFamily, Protocol, ProtocolHint, ServiceName, TrafficPolicy,
+    Unserved,
 };
 
 use crate::app_protocol;
+use crate::duration::go_duration;
 use crate::external;
 use crate::notice::{ClusterIpFault, Notice, ObjectName, PortFault, excerpt};
 
@@ -19,11 +21,16 @@ use crate::notice::{ClusterIpFault, Notice, ObjectName, PortFault, excerpt};
 const SERVICE_PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
 const SCHEDULER: &str = "streamvs.io/scheduler";
 const PROTOCOL: &str = "streamvs.io/protocol";
+const MAX_STREAM_AGE: &str = "streamvs.io/max-stream-age";
+const MAX_CONNECTION_AGE: &str = "streamvs.io/max-connection-age";
 
 /// `sessionAffinityConfig.clientIP.timeoutSeconds` where it is not written: three hours.
 const DEFAULT_AFFINITY: Duration = Duration::from_secs(10_800);
 /// The API server accepts a day at most.
 const MAX_AFFINITY_SECONDS: i32 = 86_400;
+
+/// The least age at which anything is ended: they are looked at once a second.
+pub const LEAST_AGE: Duration = Duration::from_secs(1);
 
 /// The compact form of a Service that counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +46,7 @@ pub(crate) struct ServiceFacts {
     pub(crate) internal_policy: TrafficPolicy,
     pub(crate) external_policy: TrafficPolicy,
     pub(crate) scheduler: Option<Arc<str>>,
+    pub(crate) max_age: MaxAge,
     /// Sorted by name and protocol, unique in both together.
     pub(crate) ports: Vec<PortFacts>,
 }
@@ -97,6 +105,10 @@ pub(crate) fn read(
         scheduler: annotations
             .and_then(|annotations| annotations.get(SCHEDULER))
             .map(|scheduler| scheduler.as_str().into()),
+        max_age: MaxAge {
+            stream: age_annotation(name, annotations, MAX_STREAM_AGE, notices),
+            connection: age_annotation(name, annotations, MAX_CONNECTION_AGE, notices),
+        },
         ports: ports(name, spec, hint, notices),
     })
 }
@@ -172,6 +184,26 @@ fn protocol_annotation(
         });
     }
     hint
+}
+
+/// A duration, as flags have it.
+fn age_annotation(
+    name: &ServiceName,
+    annotations: Option<&BTreeMap<String, String>>,
+    annotation: &'static str,
+    notices: &mut Vec<Notice>,
+) -> Option<Duration> {
+    let value = annotations?.get(annotation)?;
+    let age = go_duration(value).filter(|age| age.is_zero() || *age >= LEAST_AGE);
+    if age.is_none() {
+        notices.push(Notice::BadAnnotation {
+            object: ObjectName::Service(name.clone()),
+            annotation,
+            value: excerpt(value),
+            accepted: "0s or a duration of at least 1s, as 10m",
+        });
+    }
+    age
 }
 
 fn affinity(name: &ServiceName, spec: &ServiceSpec, notices: &mut Vec<Notice>) -> Option<Duration> {

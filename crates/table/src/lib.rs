@@ -27,6 +27,6 @@ pub use imbl::OrdMap;
 pub use name::{Family, Protocol, ServiceName, ServicePortName};
 pub use node::NodeFacts;
 pub use reasons::{HintSource, Reasons, TopologyOutcome, Unserved};
-pub use service::{Disposition, PerFamily, ProtocolHint, ServicePort};
+pub use service::{Disposition, MaxAge, PerFamily, ProtocolHint, ServicePort};
 pub use snapshot::{Conflict, ServiceChange, Snapshot};
 pub use traffic::{AddressKind, Origin, PerPolicy, TrafficPolicy};

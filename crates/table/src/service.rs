@@ -39,6 +39,9 @@ pub struct ServicePort {
     pub protocol_hint: ProtocolHint,
     /// The annotation `streamvs.io/scheduler`, as written: `balance` knows the names.
     pub scheduler: Option<Arc<str>>,
+    /// How old its streams and connections may become.
+    #[serde(default)]
+    pub max_age: MaxAge,
     /// `sessionAffinity: ClientIP` with its timeout; none when affinity is off.
     pub affinity: Option<Duration>,
     /// `spec.internalTrafficPolicy`.
@@ -139,6 +142,29 @@ impl ServicePort {
     /// The endpoints of one family.
     pub fn endpoints(&self, family: Family) -> impl Iterator<Item = &Endpoint> {
         self.endpoints.iter().filter(move |endpoint| Family::of(endpoint.address.ip()) == family)
+    }
+}
+
+/// How old something of a Service may become before it is ended, so that long streams are spread
+/// anew. None: nobody says. Zero: as old as it likes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct MaxAge {
+    /// An HTTP/2 stream.
+    pub stream: Option<Duration>,
+    /// A client's HTTP/2 connection.
+    pub connection: Option<Duration>,
+}
+
+impl MaxAge {
+    /// The same, with `default` where nobody says, and no zeros.
+    pub fn or(self, default: Self) -> Self {
+        let limit = |asked: Option<Duration>, default: Option<Duration>| {
+            asked.or(default).filter(|limit| !limit.is_zero())
+        };
+        Self {
+            stream: limit(self.stream, default.stream),
+            connection: limit(self.connection, default.connection),
+        }
     }
 }
 

@@ -282,6 +282,7 @@ pub fn service_port(endpoints: &[SocketAddr], protocol_hint: ProtocolHint) -> Se
         app_protocol: None,
         protocol_hint,
         scheduler: None,
+        max_age: Default::default(),
         affinity: None,
         internal_policy: TrafficPolicy::Cluster,
         external_policy: TrafficPolicy::Cluster,

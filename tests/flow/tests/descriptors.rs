@@ -1,7 +1,6 @@
 //! Aim: a process without descriptors tells new clients so, and goes on with those it has. Method:
 //! this process opens files until there is no descriptor left, with sockets made before; alone in
 //! its program, as the limit is of the whole process.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs::File;
 use std::io::{ErrorKind, Read};

@@ -2,17 +2,20 @@
 //! takes all of it back. Method: kube-proxy's rules behind ours, a small limit, and calls whose
 //! heads the agent has to keep; then these calls end.
 
+use std::cell::Cell;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use http::{HeaderMap, HeaderValue};
 use streamvs_support::agent::{Agent, PATIENCE};
-use streamvs_support::figure;
 use streamvs_support::grpc::client::Open;
+use streamvs_support::grpc::load::Load;
 use streamvs_support::grpc::{Client, Failure, Kind};
 use streamvs_support::wait::eventually;
+use streamvs_support::{Family, figure};
 
 use crate::gate::BesideKubeProxy;
-use crate::scene::{PODS, address, needs_node};
+use crate::scene::{PODS, Scene, address, grpc_service, needs_node};
 
 /// What the agent may have: more than twice what it needs when idle.
 const LIMIT: &str = "64Mi";
@@ -91,8 +94,12 @@ fn short_of_memory_new_work_is_given_up_in_order_and_taken_back() {
         assert!(talk.next().await.expect("is answered").is_some());
         let refused = steady.unary(b"x").await.expect_err("memory is short");
         assert!(refused.is_untouched(), "{refused}");
-        // New connections are somebody else's.
-        until("by connection", || node.reached() == 1).await;
+        // New connections are somebody else's; until the lease has run out they are reset.
+        let pass_by = || {
+            let report = Load::unary(target, 1).calls(30).run(node.scene.client().netns());
+            report.failed == 0 && report.calls.len() == 1
+        };
+        until("they pass by", pass_by).await;
 
         for call in held {
             call.cancel();
@@ -110,4 +117,72 @@ fn short_of_memory_new_work_is_given_up_in_order_and_taken_back() {
     let log = agent.log();
     assert!(log.contains("memory is short") && log.contains("memory is less short"), "{log}");
     assert!(!log.contains("the data path was late"), "the gate was held on purpose");
+}
+
+/// A client that watches, and begins anew whenever its stream ends, as watches do. Says how it
+/// ended when that was otherwise than by its age.
+async fn watch(client: Client, ended: Rc<Cell<usize>>) -> Failure {
+    loop {
+        let mut stream = match client.open(Kind::Bidi).await {
+            Ok(stream) => stream,
+            Err(error) => return error,
+        };
+        let opened = async {
+            stream.send(b"first").await?;
+            stream.next().await
+        };
+        if let Err(error) = opened.await {
+            return error;
+        }
+        match stream.next().await {
+            Ok(None) => {}
+            Ok(Some(more)) => panic!("nobody asked for {more:?}"),
+            Err(error) => return error,
+        }
+        match stream.finish().await {
+            Err(Failure::Status { code: 14, message }) if message.contains("maximum age") => {
+                ended.set(ended.get() + 1);
+            }
+            Err(error) => return error,
+            Ok(endpoint) => panic!("{endpoint} ended it"),
+        }
+    }
+}
+
+#[test]
+fn watches_are_spread_anew_over_endpoints_that_came_later() {
+    const WATCHES: usize = 12;
+    needs_node!();
+    let scene = Scene::new();
+    let endpoints = scene.grpc(Family::V4, PODS);
+    let service = grpc_service(Family::V4);
+    scene.publish(&service, &PODS[..1]);
+    let agent = scene.agent(&["--http2-engine", "switch"]);
+    let target = address(&service);
+    let active = || endpoints.iter().map(|it| it.active() as usize).collect::<Vec<_>>();
+    scene.client().netns().block_on(|| async {
+        let client = Client::connect(target).await.expect("is captured");
+        let ended = Rc::new(Cell::new(0));
+        let watches: Vec<_> = (0..WATCHES)
+            .map(|_| tokio::task::spawn_local(watch(client.clone(), Rc::clone(&ended))))
+            .collect();
+        until("all watch", || active() == [WATCHES, 0, 0]).await;
+        scene.publish(&service, &PODS);
+        until("the table is live", || agent.usable(service.name()).len() == PODS.len()).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(active(), [WATCHES, 0, 0], "nobody moves them");
+
+        let aged = grpc_service(Family::V4).annotation("streamvs.io/max-stream-age", "2s");
+        scene.publish(&aged, &PODS);
+        until("they are spread", || active().iter().all(|count| *count >= 2)).await;
+        until("all have begun anew", || ended.get() >= 2 * WATCHES).await;
+        for watch in watches {
+            if watch.is_finished() {
+                panic!("a watch failed: {}", watch.await.expect("does not panic"));
+            }
+            watch.abort();
+        }
+    });
+    let aged = agent.metric("streamvs_limited_streams_total", &[("reason", "max_age")]);
+    assert!(aged.is_some_and(|count| count >= (2 * WATCHES) as f64), "{aged:?}");
 }

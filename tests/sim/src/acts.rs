@@ -9,7 +9,7 @@ use crate::world::{Connection, Whose, World};
 const NO_ERROR: u32 = 0;
 const INTERNAL_ERROR: u32 = 2;
 pub(crate) const REFUSED_STREAM: u32 = 7;
-const CANCEL: u32 = 8;
+pub(crate) const CANCEL: u32 = 8;
 
 const CLIENTS: usize = 4;
 const STREAMS: usize = 30;
@@ -85,6 +85,7 @@ impl World {
             heard: Progress::default(),
             own: false,
             refused: false,
+            expired: false,
             done: None,
         });
     }
@@ -286,7 +287,7 @@ impl World {
     }
 
     pub(crate) fn trouble_step(&mut self) {
-        match self.rng.u8(..12) {
+        match self.rng.u8(..13) {
             0 => {
                 if let Some(place) = self.any_connection(|it| it.is_client() && !it.draining) {
                     self.drain(place);
@@ -305,6 +306,7 @@ impl World {
                 }
             }
             5 => self.remove_endpoints(),
+            6 => self.expire_some(),
             _ => {}
         }
     }

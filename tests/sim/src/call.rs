@@ -83,6 +83,8 @@ pub(crate) struct Call {
     pub(crate) own: bool,
     /// The switch had no room for it.
     pub(crate) refused: bool,
+    /// It had lived long enough.
+    pub(crate) expired: bool,
     pub(crate) done: Option<Done>,
 }
 

@@ -1,6 +1,6 @@
 //! What clients and endpoints hear, held against what was sent.
 
-use crate::acts::REFUSED_STREAM;
+use crate::acts::{CANCEL, REFUSED_STREAM};
 use crate::call::{Attempt, Done, Progress, body, number as number_of};
 use crate::peer::{Fields, Heard};
 use crate::world::{Whose, World};
@@ -114,7 +114,7 @@ impl World {
         let call = &self.calls[call];
         let reset_by_endpoint = call.attempts.iter().any(|it| it.is_broken());
         let answered_early = call.attempts.iter().any(|it| it.sent.end);
-        call.done.is_some() || reset_by_endpoint || answered_early || call.own
+        call.done.is_some() || reset_by_endpoint || answered_early || call.own || call.expired
     }
 
     fn client_heard_head(&mut self, number: usize, fields: &Fields, end: bool) {
@@ -151,8 +151,10 @@ impl World {
             self.counts.answers += 1;
         } else {
             let attempt = call.attempt().expect("some endpoint answered");
-            if attempt.lost && trailers.is_some_and(|it| number_of(it).is_none()) {
-                // The endpoint was lost on the way, and a gRPC client is told so in trailers.
+            let cut = attempt.lost || call.expired;
+            if cut && trailers.is_some_and(|it| number_of(it).is_none()) {
+                // The endpoint was lost on the way, or the stream had lived long enough, and a gRPC
+                // client is told so in trailers.
                 self.counts.resets += 1;
                 call.done = Some(Done::Broken);
                 return;
@@ -174,6 +176,11 @@ impl World {
         }
         if call.refused {
             assert_eq!((code, call.attempts.len()), (REFUSED_STREAM, 0), "call {number}");
+            self.counts.resets += 1;
+            call.done = Some(Done::Reset(code));
+            return;
+        }
+        if call.expired && code == CANCEL {
             self.counts.resets += 1;
             call.done = Some(Done::Reset(code));
             return;

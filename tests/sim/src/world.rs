@@ -6,7 +6,9 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use streamvs_balance::ConnectFailure;
-use streamvs_relay::h2::switch::{ConnectionKey, Ended, Event, ExchangeKey, Over, Report, Switch};
+use streamvs_relay::h2::switch::{
+    ConnectionKey, Ended, Event, ExchangeKey, Expiry, Over, Report, Switch,
+};
 
 use crate::Climate;
 use crate::call::Call;
@@ -358,6 +360,20 @@ impl World {
         self.follow();
     }
 
+    /// Some streams have lived long enough.
+    pub(crate) fn expire_some(&mut self) {
+        let expiry = if self.rng.bool() { Expiry::Now } else { Expiry::AfterMessage };
+        let count = self.rng.usize(..3);
+        let keys = self.rng.choose_multiple(self.exchanges.keys().copied(), count);
+        for key in keys {
+            if let Some(exchange) = self.exchanges.get(&key) {
+                self.calls[exchange.call].expired = true;
+                self.switch.expire(key, expiry, self.now);
+                self.follow();
+            }
+        }
+    }
+
     /// The socket is gone.
     pub(crate) fn close(&mut self, place: usize) {
         let connection = &mut self.connections[place];
@@ -427,7 +443,8 @@ impl World {
             }
             Event::Ended { exchange, report } => {
                 let ended = self.exchanges.remove(&exchange).expect("it ended once");
-                let of_endpoint = matches!(report.end, Ended::Complete | Ended::Broken);
+                let of_endpoint =
+                    matches!(report.end, Ended::Complete | Ended::Broken | Ended::Expired);
                 assert!(!of_endpoint || ended.responds, "nobody was told of the response");
                 self.check_report(ended.call, &report);
             }
@@ -456,6 +473,9 @@ impl World {
             self.switch.answer(key, 503, "no endpoint", self.now);
         } else {
             let address = self.any_endpoint();
+            if self.rng.bool() {
+                self.switch.watch_messages(key);
+            }
             self.switch.assign(key, address, self.now);
         }
     }

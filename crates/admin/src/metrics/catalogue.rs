@@ -69,6 +69,13 @@ pub const STREAMS: Metric =
 pub const ACTIVE_STREAMS: Metric =
     gauge("streamvs_active_streams", ENDPOINT, "HTTP/2 streams open at the endpoint now.");
 
+/// Old streams open at an endpoint now.
+pub const OLD_STREAMS: Metric = gauge(
+    "streamvs_old_streams",
+    ENDPOINT,
+    "HTTP/2 streams open at the endpoint now that began more than five minutes ago.",
+);
+
 /// Connections given to an endpoint.
 pub const ENDPOINT_CONNECTIONS: Metric = counter(
     "streamvs_endpoint_connections_total",
@@ -164,7 +171,7 @@ pub const TLS_H2: Metric = counter(
 pub const LIMITED_STREAMS: Metric = counter(
     "streamvs_limited_streams_total",
     &["namespace", "service", "port", "reason"],
-    "Streams that a limit refused with REFUSED_STREAM.",
+    "Streams that a limit refused or ended.",
 );
 
 /// Connections ended by a limit.
@@ -412,6 +419,7 @@ pub const ALL: &[Metric] = &[
     ACTIVE_CONNECTIONS,
     STREAMS,
     ACTIVE_STREAMS,
+    OLD_STREAMS,
     ENDPOINT_CONNECTIONS,
     ENDPOINT_ACTIVE_CONNECTIONS,
     GRPC_RESPONSES,

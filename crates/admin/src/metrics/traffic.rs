@@ -252,6 +252,9 @@ fn endpoints(encoder: &mut DescriptorEncoder<'_>, used: &[Used<'_>]) -> fmt::Res
     each(begin(encoder, &catalogue::ACTIVE_STREAMS)?, used, |samples, labels, target| {
         samples.at(labels)?.gauge(target.active_streams)
     })?;
+    each(begin(encoder, &catalogue::OLD_STREAMS)?, used, |samples, labels, target| {
+        samples.at(labels)?.gauge(target.stats.old_streams.get())
+    })?;
     each(begin(encoder, &catalogue::ENDPOINT_CONNECTIONS)?, used, |samples, labels, target| {
         samples.at(labels)?.counter(target.stats.connections.get())
     })?;

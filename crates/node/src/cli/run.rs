@@ -189,6 +189,20 @@ pub(crate) struct RunOptions {
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) max_streams_per_client: u32,
 
+    /// End HTTP/2 streams that are older, so that their clients begin anew at another endpoint;
+    /// give or take a tenth. 0: never. A Service may say otherwise
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = values::age)]
+    pub(crate) max_stream_age: Duration,
+
+    /// Ask clients whose HTTP/2 connections are older to make a new one; give or take a tenth.
+    /// 0: never. A Service may say otherwise
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = values::age)]
+    pub(crate) max_connection_age: Duration,
+
+    /// How long the streams of such a connection may go on; 0 lets them end by themselves
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = values::duration)]
+    pub(crate) max_connection_age_grace: Duration,
+
     /// Close a plain connection without a byte for this long; 0 leaves that to keepalive
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = values::duration)]
     pub(crate) ipvs_tcp_timeout: Duration,

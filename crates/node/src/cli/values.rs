@@ -8,6 +8,7 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use ipnet::IpNet;
 use streamvs_balance::SchedulerName;
 use streamvs_capture::BEAT;
+use streamvs_resolve::{LEAST_AGE, go_duration};
 
 /// What a flag or field that takes a duration accepts.
 pub(crate) const DURATION: &str = "a duration such as 500ms, 30s or 1h30m";
@@ -205,6 +206,12 @@ pub(crate) enum MemoryLimit {
     Bytes(u64),
 }
 
+/// None, or at least what can be told apart.
+pub(crate) fn age(text: &str) -> Result<Duration, String> {
+    let age = go_duration(text).filter(|age| age.is_zero() || *age >= LEAST_AGE);
+    age.ok_or_else(|| "0s or a duration of at least 1s, as 10m, is needed".to_owned())
+}
+
 /// Octets are written as Kubernetes writes quantities of memory: `536870912`, `512Mi`, `500M`.
 pub(crate) fn memory_limit(text: &str) -> Result<MemoryLimit, String> {
     match text {
@@ -232,53 +239,6 @@ pub(crate) fn memory_limit(text: &str) -> Result<MemoryLimit, String> {
 pub(crate) fn positive_duration(text: &str) -> Result<Duration, String> {
     let positive = go_duration(text).filter(|duration| !duration.is_zero());
     positive.ok_or_else(|| format!("{DURATION} is needed, and more than 0"))
-}
-
-/// A sum of decimal numbers, each with a unit. None: it is something else, or too long.
-fn go_duration(text: &str) -> Option<Duration> {
-    let mut rest = text.strip_prefix('+').unwrap_or(text);
-    if rest == "0" {
-        return Some(Duration::ZERO);
-    }
-    if rest.is_empty() {
-        return None;
-    }
-    let mut total = Duration::ZERO;
-    while !rest.is_empty() {
-        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let (number, after) = rest.split_at(end);
-        let end = after.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(after.len());
-        let (unit, after) = after.split_at(end);
-        let nanoseconds = match unit {
-            "ns" => 1,
-            "us" | "µs" | "μs" => 1_000,
-            "ms" => 1_000_000,
-            "s" => 1_000_000_000,
-            "m" => 60 * 1_000_000_000,
-            "h" => 3600 * 1_000_000_000,
-            _ => return None,
-        };
-        total = total.checked_add(scaled(number, nanoseconds)?)?;
-        rest = after;
-    }
-    Some(total)
-}
-
-/// A decimal number of units of so many nanoseconds; what is less than one of those is cut off.
-fn scaled(number: &str, unit: u64) -> Option<Duration> {
-    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-    if whole.is_empty() && fraction.is_empty() || fraction.contains('.') {
-        return None;
-    }
-    let whole: u64 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
-    let whole = whole.checked_mul(unit)?;
-    let mut part = 0;
-    let mut digit_worth = unit;
-    for digit in fraction.bytes() {
-        digit_worth /= 10;
-        part += u64::from(digit - b'0') * digit_worth;
-    }
-    Some(Duration::from_nanos(whole.checked_add(part)?))
 }
 
 #[cfg(test)]

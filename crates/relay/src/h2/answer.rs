@@ -14,6 +14,9 @@ pub(super) const UNAVAILABLE: u32 = 14;
 /// What a gRPC client is told when its endpoint was lost in the middle of the response.
 pub(super) const LOST: &str = "connection to the endpoint was lost";
 
+/// What a gRPC client is told when its stream has lived long enough.
+pub(super) const EXPIRED: &str = "the stream has reached its maximum age";
+
 /// The request is gRPC (gRPC over HTTP/2, "Content-Type").
 pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
     headers.get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))

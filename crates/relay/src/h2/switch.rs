@@ -39,6 +39,7 @@
 //! connection the connection; what another peer sees of it is a reset or an answer, never a
 //! malformed message.
 
+mod age;
 mod answering;
 mod calm;
 mod connection;
@@ -78,6 +79,7 @@ use rustc_hash::FxHashMap;
 use slotmap::SlotMap;
 use streamvs_balance::{ConnectFailure, ReplayReason};
 
+pub use age::Expiry;
 pub use connection::Over;
 pub use frame::Code;
 
@@ -200,6 +202,8 @@ pub enum Ended {
     Reset(Code),
     /// The endpoint was lost while the response ran; the client was told.
     Broken,
+    /// It had lived long enough, and the client of a gRPC call was told behind what had come.
+    Expired,
 }
 
 /// Both halves of all connections of a worker, and the streams between them.

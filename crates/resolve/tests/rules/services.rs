@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use streamvs_resolve::{Config, Resolver};
-use streamvs_table::{Protocol, ServicePort, ServicePortName, Snapshot, TrafficPolicy};
+use streamvs_table::{MaxAge, Protocol, ServicePort, ServicePortName, Snapshot, TrafficPolicy};
 
 use crate::given::{self, displayed};
 
@@ -309,6 +309,34 @@ fn the_scheduler_annotation_is_passed_on_as_written() {
     let (snapshot, notices) = given::table_of(&mut resolver, [given::service(yaml)]);
     assert_eq!(only_port(&snapshot).scheduler.as_deref(), Some("no-such"));
     assert_eq!(notices, []);
+}
+
+#[test]
+fn ages_are_durations_as_flags_have_them() {
+    let seconds = |seconds| Some(Duration::from_secs(seconds));
+    for (annotation, age, notice_count) in [
+        ("10m", seconds(600), 0),
+        ("1h30m", seconds(5400), 0),
+        ("1s", seconds(1), 0),
+        ("0s", seconds(0), 0),
+        ("999ms", None, 1),
+        ("-1s", None, 1),
+        ("long", None, 1),
+        ("", None, 1),
+    ] {
+        for key in ["stream", "connection"] {
+            let yaml = format!(
+                "{{metadata: {{name: a, annotations: {{streamvs.io/max-{key}-age: '{annotation}'}}}},
+                  spec: {{clusterIP: 10.96.0.1, ports: [{{port: 80}}]}}}}"
+            );
+            let mut resolver = given::resolver();
+            let (snapshot, notices) = given::table_of(&mut resolver, [given::service(&yaml)]);
+            let found = only_port(&snapshot).max_age;
+            let (stream, connection) = if key == "stream" { (age, None) } else { (None, age) };
+            assert_eq!(found, MaxAge { stream, connection }, "{key} {annotation}");
+            assert_eq!(notices.len(), notice_count, "{key} {annotation}: {notices:?}");
+        }
+    }
 }
 
 #[test]

@@ -46,6 +46,7 @@ fn service(name: ServicePortName, port: u16, cluster_ips: Vec<IpAddr>) -> Servic
         app_protocol: None,
         protocol_hint: ProtocolHint::Auto,
         scheduler: None,
+        max_age: Default::default(),
         affinity: None,
         internal_policy: TrafficPolicy::Cluster,
         external_policy: TrafficPolicy::Cluster,

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 use streamvs_table::{
-    Disposition, Endpoint, HintSource, PerFamily, PerPolicy, Protocol, ProtocolHint, Reasons,
-    ServiceName, ServicePort, ServicePortName, TopologyOutcome, TrafficPolicy, Usability,
+    Disposition, Endpoint, HintSource, MaxAge, PerFamily, PerPolicy, Protocol, ProtocolHint,
+    Reasons, ServiceName, ServicePort, ServicePortName, TopologyOutcome, TrafficPolicy, Usability,
 };
 
 use super::read::parse;
@@ -58,6 +58,7 @@ fn service(name: &str, number: u8) -> Arc<ServicePort> {
         app_protocol: Some("kubernetes.io/h2c".into()),
         protocol_hint: ProtocolHint::H2c,
         scheduler: Some("lc".into()),
+        max_age: MaxAge { stream: Some(Duration::from_secs(600)), connection: None },
         affinity: Some(Duration::from_secs(10_800)),
         internal_policy: TrafficPolicy::Local,
         external_policy: TrafficPolicy::Local,

@@ -116,7 +116,14 @@ impl Switch {
         };
         let toward = if connection.is_downstream() { Toward::Upstream } else { Toward::Downstream };
         let end = whole && data.end;
-        let exchange = data.exchange.filter(|exchange| self.exchanges.contains_key(*exchange));
+        // An exchange may be gone by now, or have left this stream of its endpoint's.
+        let exchange = data.exchange.filter(|exchange| {
+            self.exchanges.get(*exchange).is_some_and(|exchange| {
+                let side =
+                    if toward == Toward::Upstream { Some(exchange.down) } else { exchange.up };
+                side.is_some_and(|side| (side.connection, side.stream) == (key, data.stream))
+            })
+        });
         let Some(exchange) = exchange else {
             self.connections.returns(key, taken);
             return Ok(taken);
@@ -133,6 +140,15 @@ impl Switch {
         }
         if end {
             self.source_ended(exchange, toward);
+        }
+        if toward == Toward::Downstream
+            && let Some(last) = self.before_expiry(exchange, &octets[..taken])
+            && !end
+        {
+            self.carry(exchange, toward, &octets[..last], false);
+            self.connections.returns(key, taken - last);
+            self.end_expired(exchange);
+            return Ok(taken);
         }
         self.carry(exchange, toward, &octets[..taken], end);
         Ok(taken)

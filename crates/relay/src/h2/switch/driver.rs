@@ -13,6 +13,7 @@
 //!
 //! An idle connection has a task, a link, and its state in the switch, but no buffer.
 
+mod age;
 mod chunks;
 mod flush;
 mod link;
@@ -37,7 +38,7 @@ use crate::h2::{Drain, Error, Outcome};
 use crate::worker::{Route, Worker};
 use crate::{Leg, Shed};
 use chunks::Chunks;
-use link::{Client, Link};
+use link::{Age, Client, Link};
 use streams::Stream;
 
 /// How often the switch looks at the time. Its deadlines are seconds.
@@ -73,6 +74,7 @@ impl Driver {
 pub async fn run(worker: Rc<Worker>) {
     let mut interval = tokio::time::interval(TICK);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut ticks = 0_u32;
     std::future::poll_fn(|cx| {
         let driver = &worker.switch;
         while interval.poll_tick(cx).is_ready() {
@@ -81,6 +83,10 @@ pub async fn run(worker: Rc<Worker>) {
             driver.chunks.shrink();
             if worker.shed() > Shed::Nothing {
                 driver.switch.borrow_mut().give_back();
+            }
+            ticks = ticks.wrapping_add(1);
+            if ticks.is_multiple_of(age::TICKS) {
+                driver.sweep(&worker);
             }
         }
         if !driver.flusher.borrow().will_wake(cx.waker()) {
@@ -111,7 +117,7 @@ pub async fn serve(
         driver.switch.borrow().offer_extended_connect(usable)
     });
     let key = driver.switch.borrow_mut().open_downstream(extended_connect, Instant::now());
-    let client = Client { route, first };
+    let client = Client { route, first, age: Age::Since(Instant::now()) };
     let mut relayed = pin!(link::relay(&worker, key, early, socket, Some(client)));
     let mut draining = pin!(drained(drain));
     let mut announced = false;

@@ -6,7 +6,7 @@ use streamvs_balance::ReplayReason;
 
 use super::calm::Cost;
 use super::connection::{Over, Role, Stage};
-use super::exchange::{Phase, Toward};
+use super::exchange::{End, Phase, Toward};
 use super::frame::Code;
 use super::state::State;
 use super::{ConnectionKey, Ended, Event, ExchangeKey, Report, Switch, limits};
@@ -30,6 +30,7 @@ impl Switch {
         }
         let ended = match exchange.phase {
             _ if exchange.broken => Ended::Broken,
+            _ if matches!(exchange.response.end, End::Expired) => Ended::Expired,
             Phase::Answering => Ended::Answered,
             Phase::Picking | Phase::Waiting | Phase::Sent => Ended::Complete,
         };

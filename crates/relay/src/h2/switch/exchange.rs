@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::ops::{Index, IndexMut, Not};
 
 use super::ConnectionKey;
+use super::age::Messages;
 use super::facts::{Block, Method};
 use super::flow::Window;
 use super::limits;
@@ -54,6 +55,8 @@ pub(super) enum End {
     Trailers(Block),
     /// With trailers of ours: the endpoint was lost.
     Lost,
+    /// With trailers of ours: the stream had lived long enough.
+    Expired,
 }
 
 /// One direction of an exchange.
@@ -152,6 +155,10 @@ pub(super) struct Exchange {
     pub(super) response_begun: bool,
     /// The endpoint was lost in the middle of its response.
     pub(super) broken: bool,
+    /// It ends with the message that is under way.
+    pub(super) expires: bool,
+    /// Of a response that may be ended before its endpoint ends it.
+    pub(super) messages: Option<Box<Messages>>,
 }
 
 impl Exchange {

@@ -106,12 +106,13 @@ impl Switch {
             End::Trailers(block) => {
                 self.translator.write(block, &mut sink.encoder, &mut self.block);
             }
-            End::Lost => {
+            End::Lost | End::Expired => {
+                let lost = matches!(flow.end, End::Lost);
+                let message = if lost { answer::LOST } else { answer::EXPIRED };
                 let mut writer = sink.encoder.begin(&mut self.block);
-                for (name, value) in [
-                    (&b"grpc-status"[..], answer::GRPC_UNAVAILABLE),
-                    (b"grpc-message", answer::LOST),
-                ] {
+                for (name, value) in
+                    [(&b"grpc-status"[..], answer::GRPC_UNAVAILABLE), (b"grpc-message", message)]
+                {
                     writer.field(&Field::new(name, value.as_bytes(), Indexing::Without));
                 }
             }
@@ -206,7 +207,7 @@ impl Switch {
         let source = flow.source;
         let more = !flow.queue.is_empty();
         let window = side.send_window.available();
-        let trailers = !more && matches!(flow.end, End::Trailers(_) | End::Lost);
+        let trailers = !more && matches!(flow.end, End::Trailers(_) | End::Lost | End::Expired);
         let turn = if more && window > 0 { Turn::Again } else { Turn::Done };
         flow.in_ready = matches!(turn, Turn::Again);
         source.inspect(|&source| self.connections.returns(source, sent - again));

@@ -128,6 +128,8 @@ impl Switch {
             grpc_status: None,
             response_begun: false,
             broken: false,
+            expires: false,
+            messages: None,
             head,
         });
         connection.streams.insert(stream, exchange);

@@ -47,6 +47,17 @@ pub(super) struct Client {
     pub(super) route: Rc<Route>,
     /// A choice made before the protocol was known, for the first stream.
     pub(super) first: Option<Choice>,
+    /// How old it is.
+    pub(super) age: Age,
+}
+
+/// How far a client's connection is in its life.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Age {
+    /// It began then.
+    Since(Instant),
+    /// It was too old then, and the client was asked to go.
+    TooOld(Instant),
 }
 
 /// How a connection ended.

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use streamvs_balance::{Choice, Fault, ReplayReason, Unit, VirtualServer};
 
+use super::age::{Life, Old};
 use crate::clients::StreamSeat;
 use crate::connect::dial_fault;
 use crate::h2::stream::{Health, Tried, is_removed, is_still_good, note_start};
@@ -14,18 +15,21 @@ use crate::worker::{Route, Worker};
 
 /// One exchange.
 pub(super) struct Stream {
-    route: Rc<Route>,
+    pub(super) route: Rc<Route>,
     _seat: Option<StreamSeat>,
+    pub(super) life: Life,
     tried: Tried,
     /// Where it is, or is on its way to.
-    on: Option<On>,
+    pub(super) on: Option<On>,
 }
 
-struct On {
+pub(super) struct On {
     server: Arc<VirtualServer>,
-    choice: Choice,
+    pub(super) choice: Choice,
     /// When it was sent there.
     started: Option<Instant>,
+    /// It counts as one of the endpoint's old streams.
+    pub(super) old: Option<Old>,
 }
 
 impl super::Driver {
@@ -41,7 +45,8 @@ impl super::Driver {
                     };
                     (Rc::clone(&client.route), seat, client.first.take())
                 };
-                let stream = Stream { route, _seat: seat, tried: Tried::default(), on: None };
+                let (life, tried) = (Life::new(connection, Instant::now()), Tried::default());
+                let stream = Stream { route, _seat: seat, life, tried, on: None };
                 self.streams.borrow_mut().insert(exchange, stream);
                 let first = first.filter(is_still_good);
                 self.assign(worker, exchange, first);
@@ -166,8 +171,13 @@ impl super::Driver {
             return self.answer(exchange, 503, &stream.tried.no_endpoint(&server));
         };
         let leg = stream.route.leg(worker, choice.address());
-        stream.on = Some(On { server, choice, started: None });
-        self.switch.borrow_mut().assign(exchange, leg, Instant::now());
+        let may_expire = self.may_expire(worker, &server);
+        stream.on = Some(On { server, choice, started: None, old: None });
+        let mut switch = self.switch.borrow_mut();
+        if may_expire {
+            switch.watch_messages(exchange);
+        }
+        switch.assign(exchange, leg, Instant::now());
     }
 
     fn answer(&self, exchange: ExchangeKey, status: u16, message: &str) {

@@ -9,7 +9,7 @@ use streamvs_balance::ConnectFailure;
 
 use crate::h2::switch::frame::{HEAD_OCTETS, Head, PREFACE, flag, kind};
 use crate::h2::switch::hpack::{Decoder, Encoder, Field, Indexing};
-use crate::h2::switch::{Code, ConnectionKey, Event, ExchangeKey, Over, Report, Switch};
+use crate::h2::switch::{Code, ConnectionKey, Event, ExchangeKey, Expiry, Over, Report, Switch};
 
 /// A frame as a test wants to see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -184,6 +184,8 @@ pub(super) struct Lab {
     pub(super) addresses: VecDeque<SocketAddr>,
     /// There is no room for new streams.
     pub(super) refuses: bool,
+    /// Streams may be ended for their age.
+    pub(super) watches: bool,
     /// Dials that were asked for and not answered.
     pub(super) dials: Vec<SocketAddr>,
     pub(super) ended: Vec<(ExchangeKey, Report)>,
@@ -204,6 +206,7 @@ impl Lab {
             now,
             addresses: (1..=endpoints).map(address).collect(),
             refuses: false,
+            watches: false,
             dials: Vec::new(),
             ended: Vec::new(),
             events: Vec::new(),
@@ -311,10 +314,24 @@ impl Lab {
         match self.addresses.pop_front() {
             Some(address) => {
                 self.addresses.push_back(address);
+                if self.watches {
+                    self.switch.watch_messages(exchange);
+                }
                 self.switch.assign(exchange, address, self.now);
             }
             None => self.switch.answer(exchange, 503, "nobody left", self.now),
         }
+    }
+
+    /// The last stream that asked for an endpoint has lived long enough.
+    pub(super) fn expire(&mut self, expiry: Expiry) {
+        let picked = self.events.iter().rev().find_map(|event| match event {
+            Event::Pick { exchange, .. } => Some(*exchange),
+            _ => None,
+        });
+        self.switch.expire(picked.expect("there was one"), expiry, self.now);
+        self.follow();
+        self.check();
     }
 
     pub(super) fn dial_failed(&mut self) {
