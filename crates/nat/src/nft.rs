@@ -55,8 +55,12 @@ impl Nft {
         if !tables.status.success() {
             return Err(Error::NoNftables { stderr: stderr(&tables) });
         }
-        // Checked by the kernel, and not committed.
-        let checked = self.run(&["-c", "-f", "-"], &layout::probe(family, mark)).await?;
+        // Checked by the kernel, and not committed. Beginning anew, for what a table of this name
+        // holds now may be another version's or somebody else's, and will be replaced.
+        let table = format!("table {} {TABLE}", layout::word(family));
+        let probe = layout::probe(family, mark);
+        let script = format!("add {table}\ndelete {table}\n{probe}");
+        let checked = self.run(&["-c", "-f", "-"], &script).await?;
         if !checked.status.success() {
             return Err(Error::Unsupported { family, stderr: stderr(&checked) });
         }
