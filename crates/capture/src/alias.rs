@@ -1,7 +1,7 @@
 //! Whether clients can be seen by their aliases on this node, and what speaks against it.
 //!
-//! Looks only. What comes in: the aliases asked for, the kernel's routes, links and settings. What
-//! goes out: for each alias nothing, or the [`Obstacle`].
+//! Looks only. What comes in: the aliases asked for, the kernel's routes, links and settings, and
+//! what the backend's rules came to. What goes out: for each alias nothing, or the [`Obstacle`].
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -13,7 +13,7 @@ use netlink_packet_route::link::{
 };
 use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol};
 use rtnetlink::Handle;
-use streamvs_table::{Alias, Family};
+use streamvs_table::{Alias, Aliases, Family, PerFamily};
 
 use crate::error::RouteAttempt;
 use crate::{Error, link};
@@ -32,11 +32,11 @@ pub enum Obstacle {
         /// Its name.
         bridge: String,
     },
-    /// Connections are captured by nftables, and only rules of iptables translate.
-    ByNftables,
-    /// iptables or the kernel lacks the NETMAP target.
+    /// The program or the kernel does not take the rules that translate.
     Untranslatable {
-        /// What iptables said.
+        /// What they do it by.
+        means: &'static str,
+        /// What the program said.
         message: String,
     },
 }
@@ -54,13 +54,80 @@ impl fmt::Display for Obstacle {
                 "frames on the pods' bridge {bridge} pass by iptables; load br_netfilter and set \
                  net.bridge.bridge-nf-call-iptables and -ip6tables to 1"
             ),
-            Self::ByNftables => f.write_str(
-                "capture by nftables does not translate addresses; run kube-proxy in iptables mode",
-            ),
-            Self::Untranslatable { message } => {
-                write!(f, "the NETMAP target of iptables does not work: {message}")
+            Self::Untranslatable { means, message } => {
+                write!(f, "{means} does not work: {message}")
             }
         }
+    }
+}
+
+/// Told of the aliases that stay in force, before others cease to be.
+pub(crate) type Narrow<'a> = &'a (dyn Fn(&Aliases) + Sync);
+
+/// The aliases asked for, and what keeps them from being used.
+#[derive(Debug)]
+pub(crate) struct Judged {
+    /// What the backend's rules translate by.
+    means: &'static str,
+    aliases: Vec<(Alias, Option<Obstacle>)>,
+    /// Families whose rules are only taken without aliases, and what is said else.
+    untranslatable: PerFamily<Option<String>>,
+}
+
+impl Judged {
+    /// None are asked for.
+    pub(crate) fn new(means: &'static str) -> Self {
+        Self { means, aliases: Vec::new(), untranslatable: PerFamily::default() }
+    }
+
+    /// Looks anew what keeps each of these from being used.
+    ///
+    /// # Errors
+    /// The kernel does not tell its routes or links.
+    pub(crate) async fn examine(&mut self, aliases: &BTreeSet<Alias>) -> Result<(), Error> {
+        self.aliases = examine(aliases).await?;
+        Ok(())
+    }
+
+    /// Those that may be used, where these families are captured.
+    pub(crate) fn in_force(&self, families: &[Family]) -> Aliases {
+        let free = |(alias, obstacle): &(Alias, Option<Obstacle>)| {
+            let translatable = self.untranslatable.get(alias.family()).is_none();
+            let captured = families.contains(&alias.family());
+            (obstacle.is_none() && translatable && captured).then_some(*alias)
+        };
+        Aliases::new(self.aliases.iter().filter_map(free))
+    }
+
+    /// Those that may not, and why.
+    pub(crate) fn obstacles(&self) -> Vec<(Alias, Obstacle)> {
+        let obstacle = |(alias, obstacle): &(Alias, Option<Obstacle>)| {
+            let refused = || {
+                let message = self.untranslatable.get(alias.family()).clone()?;
+                Some(Obstacle::Untranslatable { means: self.means, message })
+            };
+            Some((*alias, obstacle.clone().or_else(refused)?))
+        };
+        self.aliases.iter().filter_map(obstacle).collect()
+    }
+
+    /// Those that somebody else's route leads into.
+    pub(crate) fn yielded(&self) -> BTreeSet<IpNet> {
+        let taken = |(alias, obstacle): &(Alias, Option<Obstacle>)| {
+            matches!(obstacle, Some(Obstacle::RangeTaken { .. })).then(|| alias.aliases())
+        };
+        self.aliases.iter().filter_map(taken).collect()
+    }
+
+    /// Notes that a family's rules were refused with their aliases; none: that it was not because
+    /// of those.
+    pub(crate) fn refuse(&mut self, family: Family, message: Option<&str>) {
+        *self.untranslatable.get_mut(family) = message.map(|message| message.trim().to_owned());
+    }
+
+    /// Lets each family be tried again.
+    pub(crate) fn try_again(&mut self) {
+        self.untranslatable = PerFamily::default();
     }
 }
 
@@ -85,9 +152,7 @@ struct Bridge {
 ///
 /// # Errors
 /// The kernel does not tell its routes or links.
-pub(crate) async fn examine(
-    aliases: &BTreeSet<Alias>,
-) -> Result<Vec<(Alias, Option<Obstacle>)>, Error> {
+async fn examine(aliases: &BTreeSet<Alias>) -> Result<Vec<(Alias, Option<Obstacle>)>, Error> {
     if aliases.is_empty() {
         return Ok(Vec::new());
     }

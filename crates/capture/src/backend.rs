@@ -88,7 +88,7 @@ impl Capture {
     pub fn aliases(&self) -> Aliases {
         match &self.by {
             By::Iptables(by) => by.aliases(),
-            By::Nftables(_) => Aliases::default(),
+            By::Nftables(by) => by.aliases(),
         }
     }
 
@@ -96,10 +96,7 @@ impl Capture {
     pub fn obstacles(&self) -> Vec<(Alias, Obstacle)> {
         match &self.by {
             By::Iptables(by) => by.obstacles(),
-            By::Nftables(_) => {
-                let aliases = self.desired.aliases.iter();
-                aliases.map(|alias| (*alias, Obstacle::ByNftables)).collect()
-            }
+            By::Nftables(by) => by.obstacles(),
         }
     }
 
@@ -141,7 +138,7 @@ impl Capture {
         }
         match &mut self.by {
             By::Iptables(by) => by.audit(narrow).await,
-            By::Nftables(by) => by.audit().await,
+            By::Nftables(by) => by.audit(narrow).await,
         }
     }
 

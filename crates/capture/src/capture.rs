@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use ipnet::IpNet;
 use streamvs_table::{Alias, Aliases, Family, PerFamily};
 
-use crate::alias::{self, Obstacle};
+use crate::alias::{Judged, Narrow, Obstacle};
 use crate::cleanup::remove_flavour;
 use crate::created::{self, Made};
 use crate::error::ConfigError;
@@ -47,10 +47,11 @@ impl Config {
         Ok(())
     }
 
-    /// The rules of a family, without aliases.
-    pub(crate) fn ruleset(&self, family: Family) -> Ruleset {
+    /// The rules of a family, with those of the aliases that are its.
+    pub(crate) fn ruleset(&self, family: Family, aliases: &Aliases) -> Ruleset {
         let Self { listen_port, mark, gate, .. } = *self;
-        Ruleset { family, listen_port, mark, gate, aliases: Vec::new() }
+        let aliases = aliases.iter().copied().filter(|alias| alias.family() == family).collect();
+        Ruleset { family, listen_port, mark, gate, aliases }
     }
 }
 
@@ -72,10 +73,7 @@ pub(crate) struct Capture {
     /// What the sets hold, unless someone else changed them.
     contents: Contents,
     gate_open: bool,
-    /// The aliases asked for, and what keeps them from being used.
-    aliases: Vec<(Alias, Option<Obstacle>)>,
-    /// Families whose rules the kernel takes only without aliases, and what it says else.
-    untranslatable: PerFamily<Option<String>>,
+    aliases: Judged,
 }
 
 impl Capture {
@@ -97,8 +95,7 @@ impl Capture {
             desired: desired.clone(),
             contents: Contents::new(),
             gate_open: true,
-            aliases: Vec::new(),
-            untranslatable: PerFamily::default(),
+            aliases: Judged::new("the NETMAP target of iptables"),
         };
         capture.recall_or_probe().await?;
         capture.settle(&|_| {}).await?;
@@ -113,24 +110,12 @@ impl Capture {
 
     /// The aliases in force: dialling from them shows the client to the endpoint.
     pub(crate) fn aliases(&self) -> Aliases {
-        let free = |(alias, obstacle): &(Alias, Option<Obstacle>)| {
-            let translatable = self.untranslatable.get(alias.family()).is_none();
-            let captured = self.families.contains(&alias.family());
-            (obstacle.is_none() && translatable && captured).then_some(*alias)
-        };
-        Aliases::new(self.aliases.iter().filter_map(free))
+        self.aliases.in_force(&self.families)
     }
 
     /// The aliases asked for that are not in force, and why.
     pub(crate) fn obstacles(&self) -> Vec<(Alias, Obstacle)> {
-        let obstacle = |(alias, obstacle): &(Alias, Option<Obstacle>)| {
-            let refused = || {
-                let message = self.untranslatable.get(alias.family()).clone()?;
-                Some(Obstacle::Untranslatable { message })
-            };
-            Some((*alias, obstacle.clone().or_else(refused)?))
-        };
-        self.aliases.iter().filter_map(obstacle).collect()
+        self.aliases.obstacles()
     }
 
     /// See [`Capture::update`](crate::Capture::update): one run of `ipset`.
@@ -138,7 +123,7 @@ impl Capture {
         let routed = (self.addresses(), self.ranges());
         if self.desired.aliases != desired.aliases {
             self.desired = desired.clone();
-            self.untranslatable = PerFamily::default();
+            self.aliases.try_again();
             return self.settle(&|_| {}).await.map(drop);
         }
         self.desired = desired.clone();
@@ -202,7 +187,7 @@ impl Capture {
     /// the aliases that stay, before the others go.
     async fn settle(&mut self, narrow: Narrow<'_>) -> Result<Vec<Repair>, Error> {
         let mut repairs = self.settle_sets().await?;
-        self.aliases = alias::examine(&self.desired.aliases).await?;
+        self.aliases.examine(&self.desired.aliases).await?;
         narrow(&self.aliases());
         let routes = self.settle_routes().await?;
         repairs.extend(routes.into_iter().map(|network| Repair::Route { network }));
@@ -247,15 +232,13 @@ impl Capture {
             ranges: self.ranges(),
             addresses: self.addresses(),
             aliases: self.aliases().iter().map(Alias::aliases).collect(),
-            yielded: self.aliases.iter().filter_map(taken).collect(),
+            yielded: self.aliases.yielded(),
         })
         .await
     }
 
     fn ruleset(&self, family: Family) -> Ruleset {
-        let aliases = self.aliases();
-        let aliases = aliases.iter().copied().filter(|alias| alias.family() == family).collect();
-        Ruleset { aliases, ..self.config.ruleset(family) }
+        self.config.ruleset(family, &self.aliases())
     }
 
     /// Puts a family's rules in place; without aliases where it takes that.
@@ -268,12 +251,12 @@ impl Capture {
             Err(Error::Failed { stderr, .. })
                 if self.aliases().iter().any(|alias| alias.family() == family) =>
             {
-                *self.untranslatable.get_mut(family) = Some(stderr.trim().to_owned());
+                self.aliases.refuse(family, Some(&stderr));
                 let committed = self.commit_rules(family, repairs).await;
                 match committed {
                     Ok(()) => drop(self.settle_routes().await?),
                     // It was not because of the aliases.
-                    Err(_) => *self.untranslatable.get_mut(family) = None,
+                    Err(_) => self.aliases.refuse(family, None),
                 }
                 committed
             }
@@ -358,14 +341,6 @@ impl Capture {
         Ok(())
     }
 }
-
-/// An alias that somebody else's route leads into.
-fn taken((alias, obstacle): &(Alias, Option<Obstacle>)) -> Option<IpNet> {
-    matches!(obstacle, Some(Obstacle::RangeTaken { .. })).then(|| alias.aliases())
-}
-
-/// Told of the aliases that stay in force, before others cease to be.
-pub(crate) type Narrow<'a> = &'a (dyn Fn(&Aliases) + Sync);
 
 /// Which chains are looked through for ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

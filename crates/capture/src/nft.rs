@@ -8,6 +8,9 @@
 //!  gate (-110) -> ip, ip6 streamvs-capture nat (-105) -> iptables nat, kube-proxy (-100)
 //! ```
 //!
+//! On the way out as well (95, theirs 100): what leaves from an alias is translated by us, before
+//! anybody masquerades it.
+//!
 //! A difference to iptables: a base chain that accepts a packet does not keep other base chains
 //! from dropping it. A node whose firewall drops what it does not know must let through what is
 //! addressed to the listener ([`LISTENER_V4`](crate::LISTENER_V4),
@@ -21,10 +24,12 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
-use streamvs_table::{Family, PerFamily};
+use streamvs_table::{Alias, Aliases, Family, PerFamily};
 
+use crate::alias::{Judged, Narrow, Obstacle};
 use crate::capture::ipv6_is_off;
 use crate::command::{find, run};
+use crate::ruleset::Ruleset;
 use crate::sets::{self, Contents, SetDamage};
 use crate::{Config, Desired, Error, Removed, Repair, link};
 use listing::Listing;
@@ -117,12 +122,14 @@ pub(crate) struct Capture {
     config: Config,
     nft: Nft,
     families: Vec<Family>,
-    /// How the kernel shows our tables without elements; none until they are committed.
-    printed: PerFamily<Option<String>>,
+    /// The rules committed last, and how the kernel shows our tables without elements; none until
+    /// they are committed.
+    printed: PerFamily<Option<(Ruleset, String)>>,
     desired: Desired,
     /// What the sets hold, unless someone else changed them.
     contents: Contents,
     gate_open: bool,
+    aliases: Judged,
 }
 
 impl Capture {
@@ -144,14 +151,30 @@ impl Capture {
             desired: desired.clone(),
             contents: Contents::new(),
             gate_open: true,
+            aliases: Judged::new("the translation of prefixes by nft"),
         };
-        capture.settle().await?;
+        capture.settle(&|_| {}).await?;
         Ok(capture)
+    }
+
+    /// See [`Capture::aliases`](crate::Capture::aliases).
+    pub(crate) fn aliases(&self) -> Aliases {
+        self.aliases.in_force(&self.families)
+    }
+
+    /// See [`Capture::obstacles`](crate::Capture::obstacles).
+    pub(crate) fn obstacles(&self) -> Vec<(Alias, Obstacle)> {
+        self.aliases.obstacles()
     }
 
     /// See [`Capture::update`](crate::Capture::update).
     pub(crate) async fn update(&mut self, desired: &Desired) -> Result<(), Error> {
         let routed = (self.addresses(), self.ranges());
+        if self.desired.aliases != desired.aliases {
+            self.desired = desired.clone();
+            self.aliases.try_again();
+            return self.settle(&|_| {}).await.map(drop);
+        }
         self.desired = desired.clone();
         if (self.addresses(), self.ranges()) != routed {
             self.settle_routes().await?;
@@ -162,16 +185,16 @@ impl Capture {
             return Ok(());
         }
         // Someone else took the table or an element away.
-        self.settle().await.map(drop)
+        self.settle(&|_| {}).await.map(drop)
     }
 
     /// See [`Capture::audit`](crate::Capture::audit).
-    pub(crate) async fn audit(&mut self) -> Result<Vec<Repair>, Error> {
+    pub(crate) async fn audit(&mut self, narrow: Narrow<'_>) -> Result<Vec<Repair>, Error> {
         if self.families.contains(&Family::V6) && ipv6_is_off() {
             tracing::warn!("ipv6 was switched off on this node, its services are not captured");
             self.families.retain(|family| *family != Family::V6);
         }
-        self.settle().await
+        self.settle(narrow).await
     }
 
     /// See [`Capture::close_gate`](crate::Capture::close_gate).
@@ -189,7 +212,7 @@ impl Capture {
             self.contents = want;
             return Ok(());
         }
-        self.settle().await.map(drop)
+        self.settle(&|_| {}).await.map(drop)
     }
 
     /// See [`Capture::remove`](crate::Capture::remove).
@@ -215,15 +238,18 @@ impl Capture {
             families: &self.families,
             ranges: self.ranges(),
             addresses: self.addresses(),
-            aliases: BTreeSet::new(),
-            yielded: BTreeSet::new(),
+            aliases: self.aliases().iter().map(Alias::aliases).collect(),
+            yielded: self.aliases.yielded(),
         })
         .await
     }
 
     /// Looks everything over and mends it: routes before tables, so that nothing is captured
-    /// before there is a way to the listener.
-    async fn settle(&mut self) -> Result<Vec<Repair>, Error> {
+    /// before there is a way to the listener. `narrow` is told of the aliases that stay, before the
+    /// others go.
+    async fn settle(&mut self, narrow: Narrow<'_>) -> Result<Vec<Repair>, Error> {
+        self.aliases.examine(&self.desired.aliases).await?;
+        narrow(&self.aliases());
         let routes = self.settle_routes().await?;
         let mut repairs: Vec<Repair> =
             routes.into_iter().map(|network| Repair::Route { network }).collect();
@@ -235,15 +261,42 @@ impl Capture {
         Ok(repairs)
     }
 
+    /// Puts a family's table in place; without aliases where it takes that.
     async fn settle_table(
         &mut self,
         family: Family,
         want: &Contents,
         repairs: &mut Vec<Repair>,
     ) -> Result<(), Error> {
+        let refused = match self.commit_table(family, want, repairs).await {
+            Err(Error::Failed { stderr, .. })
+                if self.aliases().iter().any(|alias| alias.family() == family) =>
+            {
+                stderr
+            }
+            done => return done,
+        };
+        self.aliases.refuse(family, Some(&refused));
+        if let Err(error) = self.commit_table(family, want, repairs).await {
+            // It was not because of the aliases.
+            self.aliases.refuse(family, None);
+            return Err(error);
+        }
+        self.settle_routes().await.map(drop)
+    }
+
+    async fn commit_table(
+        &mut self,
+        family: Family,
+        want: &Contents,
+        repairs: &mut Vec<Repair>,
+    ) -> Result<(), Error> {
+        let ruleset = self.config.ruleset(family, &self.aliases());
         for attempt in 1..=ATTEMPTS {
             let found = self.nft.read(family).await?;
-            if let Some(printed) = self.printed.get(family) {
+            if let Some((committed, printed)) = self.printed.get(family)
+                && *committed == ruleset
+            {
                 let damage = damage(family, printed, found.as_ref(), want);
                 if damage.is_empty() {
                     return Ok(());
@@ -252,12 +305,12 @@ impl Capture {
                     repairs.extend(damage);
                 }
             }
-            self.nft.commit(&render::replace(&self.config.ruleset(family), want)).await?;
+            self.nft.commit(&render::replace(&ruleset, want)).await?;
             let committed = self.nft.read(family).await?;
             if let Some(committed) = committed
                 && holds(family, &committed, want)
             {
-                *self.printed.get_mut(family) = Some(committed.skeleton);
+                *self.printed.get_mut(family) = Some((ruleset, committed.skeleton));
                 return Ok(());
             }
         }

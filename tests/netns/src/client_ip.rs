@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream};
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
 
 use streamvs_support::agent::{Agent, PATIENCE, Source, program};
@@ -19,6 +19,9 @@ use streamvs_support::wait::eventually;
 use streamvs_support::{Family, grpc};
 
 use crate::scene::{Scene, TCP_PORT, address, engines, grpc_service, needs_node, tcp_service};
+
+/// The two that translate aliases each in its own way.
+const CAPTURES: [&[&str]; 2] = [&["--capture", "iptables"], &["--capture", "nftables"]];
 
 const SHAPES: [Shape; 3] = [Shape::PointToPoint, Shape::Bridge, Shape::Unnumbered];
 
@@ -62,21 +65,24 @@ fn ips<'a>(hosts: impl IntoIterator<Item = &'a Host>, family: Family) -> BTreeSe
 
 #[test]
 fn endpoints_here_and_elsewhere_see_the_pod() {
-    needs_node!();
+    needs_node!("nft");
     for (shape, family) in SHAPES.into_iter().flat_map(|shape| Family::BOTH.map(|it| (shape, it))) {
         let scene = Scene::of(lab(shape));
         let endpoints = scene.tcp(family, Speak::Echo, ["near", "far"]);
         let service = tcp_service(family);
         publish(&scene, &service, &["near", "far"]);
-        let agent = scene.agent(&[]);
-        assert_eq!(kept(&agent, family), Some(1.0), "{}", agent.log());
         let clients = [scene.client(), scene.lab.pod("other")];
-        for client in clients {
-            connect_well(client, &service, 6);
-        }
-        for endpoint in &endpoints {
-            assert_eq!(endpoint.peers(), ips(clients, family), "{shape:?} at {}", endpoint.name());
-            assert_eq!(endpoint.connections(), 6, "{shape:?} at {}", endpoint.name());
+        for (done, capture) in (0..).zip(CAPTURES) {
+            let agent = scene.agent(capture);
+            assert_eq!(kept(&agent, family), Some(1.0), "{}", agent.log());
+            for client in clients {
+                connect_well(client, &service, 6);
+            }
+            for endpoint in &endpoints {
+                let what = format!("{shape:?} {capture:?} at {}", endpoint.name());
+                assert_eq!(endpoint.peers(), ips(clients, family), "{what}");
+                assert_eq!(endpoint.connections(), 6 * (done + 1), "{what}");
+            }
         }
     }
 }
@@ -165,19 +171,21 @@ fn allow_only(scene: &Scene, family: Family, client: IpAddr) {
 
 #[test]
 fn a_policy_that_allows_one_pod_lets_it_in_and_nobody_else() {
-    needs_node!();
+    needs_node!("nft");
     for (shape, family) in [
         (Shape::PointToPoint, Family::V4),
         (Shape::PointToPoint, Family::V6),
         (Shape::Bridge, Family::V4),
         (Shape::Bridge, Family::V6),
     ] {
-        for client_ip in ["keep", "node"] {
+        for (client_ip, capture) in
+            [("keep", CAPTURES[0]), ("keep", CAPTURES[1]), ("node", CAPTURES[0])]
+        {
             let scene = Scene::of(lab(shape));
             let endpoints = scene.tcp(family, Speak::Echo, ["near", "far"]);
             let service = tcp_service(family);
             publish(&scene, &service, &["near", "far"]);
-            let _agent = scene.agent(&["--client-ip", client_ip]);
+            let _agent = scene.agent(&[capture, &["--client-ip", client_ip]].concat());
             allow_only(&scene, family, scene.client().ip(family));
             let allowed = connect(scene.client(), &service, 4);
             let refused = connect(scene.lab.pod("other"), &service, 4);
@@ -193,14 +201,14 @@ fn a_policy_that_allows_one_pod_lets_it_in_and_nobody_else() {
 
 #[test]
 fn a_pod_that_talks_to_the_endpoint_directly_keeps_its_connections() {
-    needs_node!();
+    needs_node!("nft");
     const PORTS: std::ops::Range<u16> = 40_000..40_016;
-    for shape in [Shape::PointToPoint, Shape::Bridge] {
+    for (shape, capture) in [Shape::PointToPoint, Shape::Bridge].into_iter().zip(CAPTURES) {
         let scene = Scene::of(lab(shape));
         let endpoints = scene.tcp(Family::V4, Speak::Echo, ["near"]);
         let service = tcp_service(Family::V4);
         publish(&scene, &service, &["near"]);
-        let _agent = scene.agent(&[]);
+        let _agent = scene.agent(capture);
         let client = scene.client();
         let direct: Vec<TcpStream> = client.run(|| {
             let dial = |port| {
@@ -268,18 +276,20 @@ fn too_big_count(host: &Host, family: Family) -> u64 {
 
 #[test]
 fn bulk_passes_both_ways_over_a_narrow_path() {
-    needs_node!();
+    needs_node!("nft");
     const OCTETS: u64 = 4 * 1024 * 1024;
-    for (shape, family) in [
-        (Shape::PointToPoint, Family::V4),
-        (Shape::PointToPoint, Family::V6),
-        (Shape::Bridge, Family::V4),
+    for (shape, family, capture) in [
+        (Shape::PointToPoint, Family::V4, CAPTURES[0]),
+        (Shape::PointToPoint, Family::V6, CAPTURES[0]),
+        (Shape::Bridge, Family::V4, CAPTURES[0]),
+        (Shape::PointToPoint, Family::V6, CAPTURES[1]),
+        (Shape::Bridge, Family::V4, CAPTURES[1]),
     ] {
         let scene = Scene::of(lab(shape));
         let _endpoints = scene.tcp(family, Speak::Shout(OCTETS), ["far"]);
         let service = tcp_service(family);
         publish(&scene, &service, &["far"]);
-        let agent = scene.agent(&[]);
+        let agent = scene.agent(capture);
         assert_eq!(kept(&agent, family), Some(1.0), "{}", agent.log());
         let node2 = scene.lab.second_node();
         let far = scene.lab.pod("far").ip(family);
@@ -404,9 +414,73 @@ fn without_the_netmap_target_everything_else_works() {
     }
 }
 
+/// An `nft` that knows no translation of prefixes, as before 0.9.5.
+fn nft_without_prefixes(folder: &Path) {
+    let nft = streamvs_support::privilege::find("nft").expect("nft is installed");
+    let script = format!(
+        "#!/bin/sh\n\
+         text=$(cat)\n\
+         case \"$text\" in *'prefix to'*) echo 'unexpected prefix' >&2; exit 1;; esac\n\
+         printf '%s\\n' \"$text\" | {} \"$@\"\n",
+        nft.display()
+    );
+    let program = folder.join("nft");
+    std::fs::write(&program, script).expect("a new folder can be written to");
+    let all = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(&program, all).expect("it is ours");
+}
+
 #[test]
-fn what_changes_while_the_agent_runs_is_followed() {
+fn without_translation_of_prefixes_everything_else_works() {
+    needs_node!("nft");
+    let scene = Scene::of(lab(Shape::PointToPoint));
+    let service = tcp_service(Family::V4);
+    publish(&scene, &service, &["near", "far"]);
+    let programs = tempfile::tempdir().expect("a temporary folder can be made");
+    nft_without_prefixes(programs.path());
+    let mut command = scene.lab.node().command(program());
+    let path = std::env::var("PATH").expect("there is a PATH");
+    command.env("PATH", format!("{}:{path}", programs.path().display()));
+    let source = Source::Manifests(&scene.manifests);
+    let node = scene.lab.node();
+    let agent = Agent::spawn_by(command, node, scene.folder.path(), source, CAPTURES[1]);
+    let agent = agent.wait_until_healthy();
+    eventually("the rules are in place", PATIENCE, || {
+        agent.log().contains("capture rules installed")
+    });
+    let reason = "pods=10.244.1.0/24 reason=the translation of prefixes by nft";
+    check_fallback(&scene, &agent, &service, Some(reason));
+}
+
+#[test]
+fn what_changes_while_the_agent_runs_is_followed_by_iptables() {
     needs_node!();
+    let tidy = |node: &Host| drop(node.output("iptables", &["-t", "nat", "-F", "STREAMVS-ALIAS"]));
+    let is_back = |node: &Host| {
+        node.output("iptables", &["-t", "nat", "-S", "STREAMVS-ALIAS"]).contains("NETMAP")
+    };
+    what_changes_while_the_agent_runs_is_followed(CAPTURES[0], tidy, is_back);
+}
+
+#[test]
+fn what_changes_while_the_agent_runs_is_followed_by_nftables() {
+    needs_node!("nft");
+    let tidy = |node: &Host| {
+        node.output("nft", &["flush", "chain", "ip", "streamvs-capture", "alias"]);
+    };
+    let is_back = |node: &Host| {
+        let table = node.output("nft", &["list", "table", "ip", "streamvs-capture"]);
+        table.contains("prefix to 10.244.1.0/24")
+    };
+    what_changes_while_the_agent_runs_is_followed(CAPTURES[1], tidy, is_back);
+}
+
+/// `tidy` takes the rules of aliases away.
+fn what_changes_while_the_agent_runs_is_followed(
+    capture: &[&str],
+    tidy: impl Fn(&Host),
+    is_back: impl Fn(&Host) -> bool,
+) {
     let scene = Scene::of(lab(Shape::Bridge));
     let endpoint = scene.tcp(Family::V4, Speak::Echo, ["near"]).remove(0);
     let service = tcp_service(Family::V4);
@@ -415,7 +489,7 @@ fn what_changes_while_the_agent_runs_is_followed() {
     let remote = Service::new("remote", &[Family::V4], 12).port("tcp", 80, TCP_PORT);
     publish(&scene, &remote, &["far"]);
     scene.manifests.node("node", "zone-a");
-    let agent = scene.agent(&["--iptables-sync-period", "1s"]);
+    let agent = scene.agent(&[capture, &["--iptables-sync-period", "1s"]].concat());
     let node = scene.lab.node();
     let client = scene.client().ip(Family::V4);
     connect_well(scene.client(), &service, 2);
@@ -439,12 +513,11 @@ fn what_changes_while_the_agent_runs_is_followed() {
     connect_well(scene.client(), &service, 2);
 
     // Somebody tidies up.
-    node.output("iptables", &["-t", "nat", "-F", "STREAMVS-ALIAS"]);
+    tidy(node);
     node.output("ip", &["route", "del", "local", "198.18.0.0/24", "dev", "lo"]);
     eventually("rule and route are back", PATIENCE, || {
-        let rules = node.output("iptables", &["-t", "nat", "-S", "STREAMVS-ALIAS"]);
         let routes = node.output("ip", &["route", "show", "table", "local"]);
-        rules.contains("NETMAP") && routes.contains("198.18.0.0/24")
+        is_back(node) && routes.contains("198.18.0.0/24")
     });
     connect_well(scene.client(), &service, 2);
 }

@@ -29,9 +29,8 @@ const MAX_OCTETS: u64 = 1 << 20;
 pub(super) async fn kube_proxy(iptables: &Iptables) -> Finding {
     let subject = "kube-proxy";
     if has_nft_table().await {
-        let advice = "run kube-proxy in iptables mode, if endpoints are to see the clients' \
-                      addresses: beside this one connections are captured by nftables";
-        return Finding::warning(subject, "its nftables mode has rules here", advice);
+        let found = "its nftables mode has rules here, and is asked after us, by nftables";
+        return Finding::fit(subject, found);
     }
     if links().await.is_ok_and(|names| names.iter().any(|name| name == IPVS_LINK)) {
         return Finding::fit(subject, "its ipvs mode is here, and asked after us");

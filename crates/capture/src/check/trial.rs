@@ -33,7 +33,10 @@ pub(super) async fn findings(config: &Config, flavour: Flavour) -> Vec<Finding> 
         Flavour::Nft => Tools::Nft,
         Flavour::Legacy => Tools::Legacy,
     };
-    let backend = Backend::Iptables;
+    let backend = match config.backend {
+        Backend::Auto | Backend::Iptables => Backend::Iptables,
+        Backend::Nftables => Backend::Nftables,
+    };
     let config = Config { backend, tools, service_cidrs: Vec::new(), gate: None, ..config.clone() };
     // A thread leaves its namespace for good, so it is one of its own.
     let trying = tokio::task::spawn_blocking(move || thread::spawn(move || apart(config)).join());
@@ -70,7 +73,8 @@ fn tell(flavour: Flavour, tried: &Tried) -> Vec<Finding> {
         Some(obstacle) => Finding::warning(
             CLIENT_IP,
             format!("endpoints see the node's: {obstacle}"),
-            "load xt_NETMAP and install iptables with its NETMAP extension",
+            "load xt_NETMAP and install iptables with its NETMAP extension; for --capture nftables \
+             Linux 5.8 and nft 0.9.5",
         ),
     });
     let used = if flavour == Flavour::Nft { "" } else { ", beside iptables-legacy" };

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 
 use streamvs_table::{Family, Protocol};
 
-use crate::ruleset::{Chain, Condition, Jump, Rule, Ruleset, Table, Verdict};
+use crate::ruleset::{Chain, Condition, Hook, Jump, Rule, Ruleset, Table, Verdict};
 use crate::sets::{Contents, Element, Purpose, SetName, Shape};
 
 /// Our table's name, in the families `ip` and `ip6`. The kernel path of the crate `nat` has one of
@@ -49,17 +49,14 @@ pub(crate) fn replace(ruleset: &Ruleset, contents: &Contents) -> String {
         }
         line(&mut text, format_args!("\t}}"));
     }
-    // Clients are translated by rules of iptables only, see `Obstacle::ByNftables`.
-    let is_here = |chain: Chain| chain != Chain::Alias;
-    for chain in Chain::ALL.into_iter().filter(|chain| is_here(*chain)) {
+    for chain in Chain::ALL {
         line(&mut text, format_args!("\tchain {} {{", chain_name(chain)));
         for rule in ruleset.rules(chain) {
             line(&mut text, format_args!("\t\t{}", written(ruleset, &rule)));
         }
         line(&mut text, format_args!("\t}}"));
     }
-    let jumps = Table::ALL.into_iter().flat_map(Table::jumps);
-    for jump in jumps.filter(|jump| is_here(jump.chain)) {
+    for jump in Table::ALL.into_iter().flat_map(Table::jumps) {
         base_chain(&mut text, jump);
     }
     line(&mut text, format_args!("}}"));
@@ -90,7 +87,9 @@ pub(crate) fn set(name: SetName) -> &'static str {
 
 fn base_chain(text: &mut String, jump: Jump) {
     let (kind, priority) = match jump.chain.table() {
-        // Before iptables' nat and kube-proxy's, both at -100, and after the gate at -110.
+        // Before iptables' nat and kube-proxy's, both at 100.
+        Table::Nat if jump.hook == Hook::Postrouting => ("nat", 95),
+        // The same, both at -100, and after the gate at -110.
         Table::Nat => ("nat", -105),
         // Before whoever filters at the usual place, so that a refusal is answered.
         Table::Filter => ("filter", -5),

@@ -1,6 +1,8 @@
 //! Aim: the text is stable, and what an operator reads on the node is what stands here.
 //! Method: whole texts. A change of the rules is seen as a change of these.
 
+use streamvs_table::Alias;
+
 use super::*;
 use crate::sets::Purpose;
 
@@ -96,6 +98,9 @@ table ip streamvs-capture {
 \t\tmeta l4proto tcp ip daddr . meta l4proto . th dport @streamvs-node-inner4 ip saddr @streamvs-pods4 fib daddr type local dnat to 169.254.83.86:15001 comment \"streamvs node port for pods\"
 \t\tmeta l4proto tcp ip daddr . meta l4proto . th dport @streamvs-node-inner4 fib saddr type local fib daddr type local dnat to 169.254.83.86:15001 comment \"streamvs node port for the node\"
 \t}
+\tchain alias {
+\t\tip saddr 198.18.0.0/24 meta mark & 0x1 == 0x1 snat ip prefix to 10.244.1.0/24 comment \"streamvs clients seen as themselves\"
+\t}
 \tchain filter-input {
 \t\ttype filter hook input priority -5; policy accept;
 \t\tjump input
@@ -116,11 +121,18 @@ table ip streamvs-capture {
 \t\ttype nat hook output priority -105; policy accept;
 \t\tjump capture
 \t}
+\tchain nat-postrouting {
+\t\ttype nat hook postrouting priority 95; policy accept;
+\t\tjump alias
+\t}
 }
 add element ip streamvs-capture streamvs4 { 10.96.0.1 . tcp . 80, 10.96.0.2 . tcp . 80 }
 ";
     let contents = contents(Family::V4, &["10.96.0.1", "10.96.0.2"]);
-    assert_eq!(replace(&ruleset(Family::V4), &contents), expected);
+    let network = |text: &str| text.parse().expect("a network");
+    let alias = Alias::new(network("10.244.1.0/24"), network("198.18.0.0/15")).expect("fits");
+    let ruleset = Ruleset { aliases: vec![alias], ..ruleset(Family::V4) };
+    assert_eq!(replace(&ruleset, &contents), expected);
 }
 
 #[test]
