@@ -61,6 +61,7 @@ mod name;
 mod notice;
 mod overflow;
 mod plan;
+mod replay_budget;
 mod round_robin;
 mod scheduler;
 mod sequence;

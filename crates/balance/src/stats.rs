@@ -234,6 +234,8 @@ pub struct ServiceStats {
     pub active_connections: Gauge,
     /// Moves to a second endpoint; see [`ReplayReason::index`].
     pub replays: [Counter; ReplayReason::ALL.len()],
+    /// Streams that could have been moved, but for the number of others that were.
+    pub replays_refused: Counter,
     /// From accept to verdict; see [`Verdict::index`].
     pub detect: [Histogram; Verdict::ALL.len()],
     /// Payload bytes from clients to endpoints.

@@ -127,6 +127,8 @@ impl Target {
         self.ledger.retired.store(NOT_RETIRED, Ordering::Relaxed);
         if self.is_ejected() {
             self.readmit(now);
+        } else if let Some(record) = self.ledger.record.get() {
+            record.health.forget_faults();
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use streamvs_table::{Endpoint, Family, PerPolicy, ServicePort, TrafficPolicy};
@@ -10,8 +10,9 @@ use streamvs_table::{Endpoint, Family, PerPolicy, ServicePort, TrafficPolicy};
 use crate::affinity::Affinity;
 use crate::choice::Search;
 use crate::ejection::{self, Ejecting, Fault, Roster};
+use crate::replay_budget::{Calls, ReplayBudget};
 use crate::scheduler::{Scheduler, arrange};
-use crate::{Choice, Request, SchedulerName, ServiceStats, Target, Unit};
+use crate::{Choice, ReplayReason, Request, SchedulerName, ServiceStats, Target, Unit};
 
 /// The endpoints of one family of one ServicePort, with their load and a scheduler.
 ///
@@ -64,6 +65,9 @@ struct Lasting {
     /// Turns taken by `rr` and `wrr`.
     turns: PerPolicy<AtomicU64>,
     roster: Roster,
+    replays: ReplayBudget,
+    /// Streams that endpoints had been given which are gone.
+    departed_streams: AtomicU64,
 }
 
 impl VirtualServer {
@@ -78,11 +82,11 @@ impl VirtualServer {
         common: &Common,
         now: Instant,
     ) -> Self {
-        let targets = carry_over(previous, service, family, now);
         let lasting = match previous {
             Some(previous) => Arc::clone(&previous.lasting),
             None => Arc::new(Lasting::new(now)),
         };
+        let targets = carry_over(previous, service, family, now, &lasting);
         let lists = PerPolicy::from_fn(|policy| {
             service.uses(policy).then(|| {
                 let of_policy = |target: &&Arc<Target>| target.endpoint().usable(policy);
@@ -175,6 +179,32 @@ impl VirtualServer {
         }
     }
 
+    /// Counts a stream that is to be given to another endpoint for `reason`, as the first has not
+    /// acted on it. False: it must not, since that would be more replays than there are calls; that
+    /// is counted too.
+    ///
+    /// Linear in the endpoints where there are many replays.
+    pub fn replay(&self, reason: ReplayReason, now: Instant) -> bool {
+        let stats = self.stats();
+        let may = self.lasting.replays.take(now, || self.calls());
+        let count = if may { &stats.replays[reason.index()] } else { &stats.replays_refused };
+        count.inc();
+        may
+    }
+
+    fn calls(&self) -> Calls {
+        let targets = || self.targets.iter();
+        let streams = targets().filter_map(|target| target.recorded_stats());
+        let streams: u64 = streams.map(|stats| stats.streams.get()).sum();
+        let streams = streams + self.lasting.departed_streams.load(Ordering::Relaxed);
+        // These were at an endpoint before, and are counted there as well.
+        let again =
+            ReplayReason::ALL.into_iter().filter(|reason| *reason != ReplayReason::DialFailed);
+        let again: u64 = again.map(|reason| self.stats().replays[reason.index()].get()).sum();
+        let active = targets().map(|target| u64::from(target.active_streams())).sum();
+        Calls { total: streams.saturating_sub(again), active }
+    }
+
     /// Some candidate may be ejected at `now`. Lets those return whose time is up.
     fn passes_over_ejected(&self, now: Instant) -> bool {
         let roster = &self.lasting.roster;
@@ -265,6 +295,8 @@ impl Lasting {
             stats: ServiceStats::default(),
             turns: PerPolicy::default(),
             roster: Roster::new(now),
+            replays: ReplayBudget::new(now),
+            departed_streams: AtomicU64::new(0),
         }
     }
 }
@@ -309,19 +341,22 @@ impl List {
 
 /// The targets of the next generation: for an address that stays, the load and the statistics go
 /// on, and the target itself does if no fact changed. Retires those that are used no longer under
-/// any policy, and takes back those that returned.
+/// any policy, takes back those that returned, and keeps the count of streams of those that left.
 fn carry_over(
     previous: Option<&VirtualServer>,
     service: &ServicePort,
     family: Family,
     now: Instant,
+    lasting: &Lasting,
 ) -> Box<[Arc<Target>]> {
     let was_used =
         |target: &Target| previous.is_some_and(|old| old.service.may_use(target.endpoint()));
-    let retire_if_used = |target: &Target| {
+    let depart = |target: &Target| {
         if was_used(target) {
             target.retire(now);
         }
+        let streams = target.recorded_stats().map_or(0, |stats| stats.streams.get());
+        lasting.departed_streams.fetch_add(streams, Ordering::Relaxed);
     };
     // Both are sorted by address.
     let mut old = previous.map_or(&[][..], |previous| &previous.targets).iter().peekable();
@@ -329,7 +364,7 @@ fn carry_over(
         .endpoints(family)
         .map(|endpoint: &Endpoint| {
             while let Some(gone) = old.next_if(|target| target.address() < endpoint.address) {
-                retire_if_used(gone);
+                depart(gone);
             }
             let Some(target) = old.next_if(|target| target.address() == endpoint.address) else {
                 return Arc::new(Target::new(endpoint.clone(), now));
@@ -346,7 +381,7 @@ fn carry_over(
             }
         })
         .collect();
-    old.for_each(|gone| retire_if_used(gone));
+    old.for_each(|gone| depart(gone));
     targets
 }
 

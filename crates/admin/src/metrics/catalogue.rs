@@ -139,6 +139,13 @@ pub const REPLAYS: Metric = counter(
     "Streams and connections moved to another endpoint, since the first could not have acted.",
 );
 
+/// Moves that were too many.
+pub const REPLAY_BUDGET_EXHAUSTED: Metric = counter(
+    "streamvs_replay_budget_exhausted_total",
+    &["namespace", "service", "port"],
+    "Streams that were answered as unavailable in place of being moved, as too many others were.",
+);
+
 /// From accept to verdict.
 pub const DETECT: Metric = histogram(
     "streamvs_detect_seconds",
@@ -429,6 +436,7 @@ pub const ALL: &[Metric] = &[
     ENDPOINT_EJECTIONS,
     EJECTED_ENDPOINTS,
     REPLAYS,
+    REPLAY_BUDGET_EXHAUSTED,
     DETECT,
     BYTES,
     NO_ENDPOINT,

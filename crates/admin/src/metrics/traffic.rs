@@ -185,6 +185,10 @@ fn services(encoder: &mut DescriptorEncoder<'_>, used: &[Used<'_>]) -> fmt::Resu
             counter_if_any(&mut samples, of, ("reason", reason.as_str()), count)?;
         }
     }
+    let mut samples = begin(encoder, &catalogue::REPLAY_BUDGET_EXHAUSTED)?;
+    for of in used {
+        samples.at(&of.labels)?.counter(of.total(|stats| stats.replays_refused.get()))?;
+    }
     let mut samples = begin(encoder, &catalogue::DETECT)?;
     for of in used {
         for verdict in Verdict::ALL {

@@ -247,6 +247,21 @@ fn ejections_go_on_over_generations_as_far_as_enough_others_stay() {
 }
 
 #[test]
+fn faults_before_its_readiness_came_back_count_no_more() {
+    let mut scene = Scene::of(SchedulerName::Rr, 4);
+    for _ in 1..POLICY.consecutive_faults {
+        scene.fault(2);
+    }
+    let of = |other| service("web", vec![endpoint(0), endpoint(1), other, endpoint(3)]);
+    scene.publish(of(unready(2)));
+    assert_eq!(scene.target(2).consecutive_faults(), POLICY.consecutive_faults - 1);
+    scene.publish(of(endpoint(2)));
+    assert_eq!(scene.target(2).consecutive_faults(), 0);
+    scene.fault(2);
+    assert!(!scene.target(2).is_ejected());
+}
+
+#[test]
 fn a_fault_that_is_told_to_an_earlier_generation_counts_in_the_newest() {
     let mut scene = Scene::of(SchedulerName::Rr, 4);
     let (old, target) = (Arc::clone(&scene.server), Arc::clone(scene.target(0)));

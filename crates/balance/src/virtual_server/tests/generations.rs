@@ -47,6 +47,30 @@ fn an_address_that_is_gone_for_a_generation_begins_anew() {
 }
 
 #[test]
+fn replays_are_held_against_the_calls_of_endpoints_that_have_left_too() {
+    const CALLS: u64 = 500;
+    let (plan, server) = plan_of(SchedulerName::Rr, vec![endpoint(1), endpoint(2)]);
+    server.targets()[0].stats().streams.add(CALLS);
+    let replays = |server: &VirtualServer| {
+        let replay = |_: &_| server.replay(ReplayReason::DialFailed, start());
+        std::iter::repeat(()).take(2000).filter(replay).count() as u64
+    };
+    let (plan, next) = follow(&plan, SchedulerName::Rr, service("web", vec![endpoint(2)]));
+    assert_eq!(replays(&next), CALLS);
+    let held: Vec<_> = (0..700).filter_map(|_| next.pick(&request(&[]), &mut rng())).collect();
+    assert_eq!(replays(&next), 200, "as many as are under way");
+    drop(held);
+    // A stream that came back is a call at its second endpoint only.
+    next.targets()[0].stats().streams.add(700);
+    assert!(next.replay(ReplayReason::Refused, start()));
+    assert_eq!(replays(&next), CALLS + 700 - 701 - 1);
+    let (_, last) = follow(&plan, SchedulerName::Rr, service("web", vec![endpoint(3)]));
+    assert!(!last.replay(ReplayReason::DialFailed, start()));
+    let refused = last.stats().replays_refused.get();
+    assert!(refused > 0 && refused == server.stats().replays_refused.get());
+}
+
+#[test]
 fn a_choice_keeps_its_removed_endpoint_and_tells_when_it_retired() {
     let (plan, server) = plan_of(SchedulerName::Rr, vec![endpoint(1)]);
     let choice = server.pick(&request(&[]), &mut rng()).expect("one is usable");
