@@ -29,6 +29,7 @@
 //! returned to the sender only when the other side's connection has taken the bytes.
 
 mod answer;
+mod deadline;
 mod downstream;
 mod exchange;
 mod lease;

@@ -144,11 +144,53 @@ async fn an_endpoint_that_closes_every_connection_at_once_is_ejected(engine: Eng
     let all = [&addresses(&good)[..], &[address]].concat();
     let scene = Scene::start(engine, FOR_EVER, &all).await;
     let target = scene.node.target(address);
-    // Whether a stream was written before the end was seen is a matter of chance: then its call
-    // fails, else it goes elsewhere. It is one fault either way.
-    let statuses = scene.statuses(40).await;
-    assert!(target.is_ejected(), "{statuses:?}");
-    assert_eq!(faults(&target), [0, 5, 0], "{statuses:?}");
+    // Nothing is sent to it, since it says nothing first: it is as good as one that refuses.
+    assert_eq!(scene.statuses(40).await, times(&[("0", 40)]), "all went on to another one");
+    assert_eq!((faults(&target), target.is_ejected()), ([5, 0, 0], true));
+    assert_eq!(target.stats().streams.get(), 0);
+}
+
+/// As a server that is asked to end, with a request larger than is kept on its way.
+async fn a_stream_above_the_last_one_that_cannot_be_sent_again_says_nothing(engine: Engine) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let scene = Scene::start(engine, FOR_EVER, &[address]).await;
+    let target = scene.node.target(address);
+    almost_eject(&scene.node, &target);
+    let client = scene.client.clone();
+    let called =
+        tokio::spawn(
+            async move { call(&client, grpc_request(PATH), &vec![7; 200_000]).await.unwrap() },
+        );
+    let (mut upstream, _) = listener.accept().await.unwrap();
+    // SETTINGS with a window of 1 MiB, and as much for the connection.
+    upstream.write_all(&[0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 4, 0, 16, 0, 0]).await.unwrap();
+    upstream.write_all(&[0, 0, 4, 8, 0, 0, 0, 0, 0, 0, 16, 0, 0]).await.unwrap();
+    read_some(&mut upstream, 150_000).await;
+    // GOAWAY: nothing was looked at, nothing is wrong.
+    upstream.write_all(&[0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]).await.unwrap();
+    let answer = called.await.unwrap();
+    assert_eq!(answer.grpc_status(), "14");
+    assert_eq!((faults(&target), target.consecutive_faults()), ([4, 0, 0], 4));
+}
+
+async fn a_stream_that_breaks_a_rule_says_nothing(engine: Engine) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let scene = Scene::start(engine, FOR_EVER, &[address]).await;
+    let target = scene.node.target(address);
+    almost_eject(&scene.node, &target);
+    let client = scene.client.clone();
+    let called =
+        tokio::spawn(async move { call(&client, grpc_request(PATH), b"x").await.unwrap() });
+    let (mut upstream, _) = listener.accept().await.unwrap();
+    upstream.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
+    eventually("it is sent", || target.stats().streams.get() == 1).await;
+    // HEADERS without a status (RFC 9113 section 8.3.2).
+    upstream.write_all(&[0, 0, 0, 1, 4, 0, 0, 0, 1]).await.unwrap();
+    let answer = called.await.unwrap();
+    assert_eq!(answer.grpc_status(), "14");
+    assert_eq!((faults(&target), target.consecutive_faults()), ([4, 0, 0], 4));
 }
 
 async fn unavailable_in_place_of_a_reply_ejects(engine: Engine) {
@@ -243,6 +285,8 @@ on_both_engines!(
     an_endpoint_that_was_restarted_gets_streams_again,
     an_endpoint_that_breaks_off_is_ejected,
     an_endpoint_that_closes_every_connection_at_once_is_ejected,
+    a_stream_above_the_last_one_that_cannot_be_sent_again_says_nothing,
+    a_stream_that_breaks_a_rule_says_nothing,
     unavailable_in_place_of_a_reply_ejects,
     other_statuses_and_a_late_unavailable_are_answers,
     an_answer_counts_from_its_head_on,

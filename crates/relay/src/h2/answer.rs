@@ -8,7 +8,10 @@ use http::{HeaderMap, Response, StatusCode};
 /// `UNAVAILABLE`: clients may try again (gRPC status codes).
 pub(super) const GRPC_UNAVAILABLE: &str = "14";
 
-/// The same as a number.
+/// `DEADLINE_EXCEEDED`: the time that the client gave is over.
+pub(super) const DEADLINE_EXCEEDED: &str = "4";
+
+/// [`GRPC_UNAVAILABLE`] as a number.
 pub(super) const UNAVAILABLE: u32 = 14;
 
 /// What a gRPC client is told when its endpoint was lost in the middle of the response.
@@ -30,13 +33,10 @@ pub(super) fn unavailable(
     status: StatusCode,
     message: &str,
 ) {
-    let mut response = Response::new(());
     if grpc {
-        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-        response.headers_mut().extend(unavailable_trailers(message));
-        let _ = respond.send_response(response, true);
-        return;
+        return trailers_only(respond, unavailable_trailers(message));
     }
+    let mut response = Response::new(());
     *response.status_mut() = status;
     let text = HeaderValue::from_static("text/plain; charset=utf-8");
     response.headers_mut().insert(CONTENT_TYPE, text);
@@ -45,10 +45,26 @@ pub(super) fn unavailable(
     }
 }
 
+/// Answers a gRPC call whose deadline has passed.
+pub(super) fn deadline_exceeded(respond: &mut SendResponse<Bytes>, message: &str) {
+    trailers_only(respond, trailers(DEADLINE_EXCEEDED, message));
+}
+
+fn trailers_only(respond: &mut SendResponse<Bytes>, trailers: HeaderMap) {
+    let mut response = Response::new(());
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    response.headers_mut().extend(trailers);
+    let _ = respond.send_response(response, true);
+}
+
 /// The trailers that end a gRPC call whose endpoint was lost.
 pub(super) fn unavailable_trailers(message: &str) -> HeaderMap {
+    trailers(GRPC_UNAVAILABLE, message)
+}
+
+fn trailers(status: &'static str, message: &str) -> HeaderMap {
     let mut trailers = HeaderMap::new();
-    trailers.insert("grpc-status", HeaderValue::from_static(GRPC_UNAVAILABLE));
+    trailers.insert("grpc-status", HeaderValue::from_static(status));
     if let Ok(message) = HeaderValue::try_from(percent_encode(message)) {
         trailers.insert("grpc-message", message);
     }

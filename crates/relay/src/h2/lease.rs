@@ -56,5 +56,6 @@ impl Drop for Lease {
         if open_count == 0 {
             self.connection.idle_since.set(Instant::now());
         }
+        self.connection.make_room();
     }
 }

@@ -15,10 +15,10 @@ use streamvs_balance::{ConnectFailure, Fault};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
-use tokio::time::timeout;
+use tokio::time::timeout_at;
 
 use crate::Leg;
-use crate::connect::{DialError, DialOptions, dial, share};
+use crate::connect::{DialError, DialOptions, dial, dial_fault, share};
 use crate::h2::lease::Lease;
 use crate::h2::settings;
 use crate::worker::{Pooled, PooledCount};
@@ -26,9 +26,10 @@ use crate::worker::{Pooled, PooledCount};
 /// Connections by leg. They are opened when a stream needs one, shared by all streams of the
 /// worker that agree in their leg, and closed when idle.
 ///
-/// Invariants: a retired connection gets no new stream; at most one dial a leg is under way,
-/// and all streams that need it wait for that one. A new connection takes one stream at once and
-/// the others when the endpoint's SETTINGS have told how many it allows.
+/// Invariants: a retired connection gets no new stream, and no connection more than it has room
+/// for; at most one dial a leg is under way, and all streams that need it wait for that one. A new
+/// connection takes streams when the endpoint's SETTINGS have come; one that ends before is a
+/// failed dial. Who waits for room is served in order.
 pub struct Pool {
     dial: DialOptions,
     crowd: usize,
@@ -41,8 +42,10 @@ struct EndpointPool {
     pooled: PooledCount,
     connections: RefCell<Vec<Rc<Upstream>>>,
     dialling: RefCell<Option<Rc<Dialling>>>,
-    /// SETTINGS have come, or a connection that waited for them is gone.
-    settled: Notify,
+    /// A stream has ended, a connection has, or its endpoint allows other numbers.
+    room: Rc<Notify>,
+    /// How many wait for room.
+    waiting: Cell<usize>,
 }
 
 /// A dial under way, and what became of it.
@@ -60,8 +63,13 @@ pub(super) struct Upstream {
     pub(super) open_count: Cell<usize>,
     pub(super) idle_since: Cell<Instant>,
     retired: Cell<bool>,
+    opened: Instant,
     /// When the connection ended.
     ended_at: Cell<Option<Instant>>,
+    /// SETTINGS have come, or the connection has ended.
+    settled: Notify,
+    /// Its endpoint's.
+    room: Rc<Notify>,
     /// The endpoint is taken to allow [`settings::UPSTREAM_STREAMS_AT_START`], having sent no
     /// SETTINGS in time.
     assumed: Cell<bool>,
@@ -82,7 +90,7 @@ impl Upstream {
     fn has_room(&self) -> bool {
         let limit = match self.send.current_max_send_streams() {
             settings::UNKNOWN if self.assumed.get() => settings::UPSTREAM_STREAMS_AT_START,
-            settings::UNKNOWN => 1,
+            settings::UNKNOWN => 0,
             told => told.min(settings::UPSTREAM_STREAMS),
         };
         self.open_count.get() < limit
@@ -90,6 +98,31 @@ impl Upstream {
 
     fn awaits_settings(&self) -> bool {
         self.send.current_max_send_streams() == settings::UNKNOWN && !self.assumed.get()
+    }
+
+    /// A stream of it has ended.
+    pub(super) fn make_room(&self) {
+        self.room.notify_one();
+    }
+
+    /// Waits until the endpoint's SETTINGS have come, or for as long as they may take.
+    ///
+    /// # Errors
+    /// The connection has ended without any.
+    async fn settle(&self) -> Result<(), Rc<DialError>> {
+        let deadline = self.opened + settings::SETTINGS_TIMEOUT;
+        if timeout_at(deadline.into(), self.settled.notified()).await.is_err() {
+            self.assumed.set(true);
+        }
+        match self.ended_at.get().filter(|_| self.awaits_settings()) {
+            None => Ok(()),
+            Some(at) => Err(Rc::new(DialError {
+                failure: ConnectFailure::Refused,
+                source: io::ErrorKind::ConnectionReset.into(),
+                fault: dial_fault(ConnectFailure::Refused),
+                at,
+            })),
+        }
     }
 }
 
@@ -108,15 +141,21 @@ impl Pool {
     /// Cancel safety: a dial that was begun goes on for those who wait with us.
     pub(super) async fn lease(&self, leg: Leg) -> Result<Lease, Rc<DialError>> {
         let endpoint = self.endpoint(leg);
+        let mut has_waited = false;
         loop {
-            if let Some(connection) = endpoint.best() {
+            // Nobody overtakes who waits.
+            if (has_waited || endpoint.waiting.get() == 0)
+                && let Some(connection) = endpoint.best()
+            {
                 return Ok(Lease::new(connection));
             }
             if let Some(connection) = endpoint.awaiting_settings() {
-                let settled = endpoint.settled.notified();
-                if timeout(settings::SETTINGS_TIMEOUT, settled).await.is_err() {
-                    connection.assumed.set(true);
-                }
+                connection.settle().await?;
+                continue;
+            }
+            if endpoint.is_full() {
+                endpoint.wait_for_room().await;
+                has_waited = true;
                 continue;
             }
             let dialling = endpoint.dialling.borrow().clone();
@@ -132,7 +171,10 @@ impl Pool {
     pub fn wants(&self, leg: Leg) -> bool {
         let endpoint = self.endpoints.borrow().get(&leg).cloned();
         endpoint.is_none_or(|endpoint| {
-            endpoint.best().is_none() && endpoint.dialling.borrow().is_none()
+            endpoint.best().is_none()
+                && endpoint.awaiting_settings().is_none()
+                && !endpoint.is_full()
+                && endpoint.dialling.borrow().is_none()
         })
     }
 
@@ -211,17 +253,33 @@ where
 }
 
 impl EndpointPool {
-    /// The least loaded connection with room; when there may be no more connections, the least
-    /// loaded one.
+    /// The least loaded connection with room.
     fn best(&self) -> Option<Rc<Upstream>> {
         let mut connections = self.connections.borrow_mut();
         connections.retain(|connection| !connection.retired.get());
-        let full = connections.len() >= settings::UPSTREAM_CONNECTIONS;
         connections
             .iter()
-            .filter(|connection| full || connection.has_room())
+            .filter(|connection| connection.has_room())
             .min_by_key(|connection| connection.open_count.get())
             .cloned()
+    }
+
+    /// There may be no more connections.
+    fn is_full(&self) -> bool {
+        self.connections.borrow().len() >= settings::UPSTREAM_CONNECTIONS
+    }
+
+    /// Cancel safety: the room that was given to it goes to the next.
+    async fn wait_for_room(&self) {
+        struct Waiting<'a>(&'a Cell<usize>);
+        impl Drop for Waiting<'_> {
+            fn drop(&mut self) {
+                self.0.set(self.0.get() - 1);
+            }
+        }
+        self.waiting.set(self.waiting.get() + 1);
+        let _waiting = Waiting(&self.waiting);
+        self.room.notified().await;
     }
 
     fn awaiting_settings(&self) -> Option<Rc<Upstream>> {
@@ -261,7 +319,10 @@ where
         open_count: Cell::new(0),
         idle_since: Cell::new(Instant::now()),
         retired: Cell::new(false),
+        opened: Instant::now(),
         ended_at: Cell::new(None),
+        settled: Notify::new(),
+        room: Rc::clone(&endpoint.room),
         assumed: Cell::new(false),
         _pooled: endpoint.pooled.one_more(),
     });
@@ -269,12 +330,14 @@ where
     let (upstream, endpoint) = (Rc::downgrade(&upstream), Rc::clone(endpoint));
     // Ends when the endpoint closes, or when no stream and no handle is left.
     tokio::task::spawn_local(async move {
-        let mut told = false;
+        let mut told = settings::UNKNOWN;
         let end = poll_fn(|cx| {
             let polled = Pin::new(&mut connection).poll(cx);
-            if !told && connection.max_concurrent_send_streams() != settings::UNKNOWN {
-                told = true;
-                endpoint.settled.notify_waiters();
+            let tells = connection.max_concurrent_send_streams();
+            if told != tells {
+                told = tells;
+                upstream.upgrade().inspect(|upstream| upstream.settled.notify_waiters());
+                endpoint.room.notify_waiters();
             }
             polled
         })
@@ -282,9 +345,10 @@ where
         if let Some(upstream) = upstream.upgrade() {
             upstream.ended_at.set(Some(Instant::now()));
             upstream.retire();
+            upstream.settled.notify_waiters();
         }
         endpoint.connections.borrow_mut().retain(|connection| !connection.retired.get());
-        endpoint.settled.notify_waiters();
+        endpoint.room.notify_waiters();
         match end {
             Ok(()) => tracing::debug!(endpoint = %leg.endpoint(), "upstream connection closed"),
             Err(error) => {

@@ -12,17 +12,18 @@ pub const DOWNSTREAM_STREAMS: u32 = 1024;
 /// set a lower limit: bounds what one lost connection takes with it.
 pub const UPSTREAM_STREAMS: usize = 1024;
 
-/// What the crate says while the endpoint's SETTINGS have not come. They usually come with the
-/// first round trip; until then one stream is opened, because an endpoint may allow no more.
+/// What the crate says while the endpoint's SETTINGS have not come. They come with the first round
+/// trip; until then no stream is opened, because an endpoint may allow none, and because who
+/// accepts a connection and closes it cannot be told from who has acted on a stream.
 pub(super) const UNKNOWN: usize = usize::MAX - 1;
 
-/// How long a second stream waits for them.
+/// How long streams wait for them.
 pub const SETTINGS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Streams taken to be allowed after that: the least that RFC 9113 section 6.5.2 recommends.
 pub const UPSTREAM_STREAMS_AT_START: usize = 100;
 
-/// Connections of one worker to one endpoint; beyond it streams wait inside the least loaded.
+/// Connections of one worker to one endpoint; beyond it streams wait for room.
 /// With 1024 streams each that is more than a pod serves, and it bounds the sockets an endpoint
 /// which allows one stream a connection can cost us.
 pub const UPSTREAM_CONNECTIONS: usize = 64;

@@ -18,11 +18,11 @@ use streamvs_balance::{Choice, ConnectFailure, Fault, ReplayReason, Target, Unit
 
 use crate::clients::StreamSeat;
 use crate::connect::DialError;
-use crate::h2::answer;
 use crate::h2::exchange::{End, Exchange};
 use crate::h2::lease::Lease;
 use crate::h2::pump::Pump;
 use crate::h2::replay::Replay;
+use crate::h2::{answer, deadline};
 use crate::worker::{Route, Worker};
 
 /// Connections to one endpoint that may turn out to be closing before the stream is opened, until
@@ -40,6 +40,10 @@ pub(super) async fn serve(
 ) {
     let (mut parts, body) = request.into_parts();
     let grpc = answer::is_grpc(&parts.headers);
+    let timeout = parts.headers.get("grpc-timeout").filter(|_| grpc);
+    let timeout = timeout.and_then(|value| deadline::grpc_timeout(value.as_bytes()));
+    // A time beyond the clock's end is never.
+    let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     if parts.uri.authority().is_none() {
         // `:authority` may be left out where there is a `host` (RFC 9113 section 8.3.1). The crate
         // sends it on like that only for what it takes for a translated HTTP/1.1 request.
@@ -52,6 +56,7 @@ pub(super) async fn serve(
         grpc,
         respond,
         tried: Tried::default(),
+        deadline,
     };
     stream.run(first, Pump::new(body)).await;
 }
@@ -64,6 +69,8 @@ struct Stream<'a> {
     grpc: bool,
     respond: SendResponse<Bytes>,
     tried: Tried,
+    /// When the client stops waiting, where it said so.
+    deadline: Option<Instant>,
 }
 
 /// A stream that its endpoint's connection has taken.
@@ -80,6 +87,8 @@ enum Opening {
     Cancelled,
     /// The endpoint was removed while the stream waited for its connection.
     Removed,
+    /// The client's deadline has passed meanwhile.
+    Late,
 }
 
 /// What came of waiting for a connection.
@@ -88,6 +97,7 @@ enum Leasing {
     /// As for [`Opening`].
     Cancelled,
     Removed,
+    Late,
 }
 
 /// A stream that could not be opened at an endpoint. Nothing of the request was sent.
@@ -150,6 +160,12 @@ impl Tried {
         }
     }
 
+    /// What the client is told when others have used up the budget.
+    pub(super) fn over_budget(server: &VirtualServer) -> String {
+        let name = &server.service().name;
+        format!("Service {name}: too many calls were turned away to try another endpoint")
+    }
+
     /// Gives those that declined a second chance, once.
     fn start_second_round(&mut self) -> bool {
         if self.declined.is_empty() {
@@ -171,6 +187,9 @@ impl Stream<'_> {
             replay.keep_end(None);
         }
         loop {
+            if self.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                return self.answer_late();
+            }
             let Some(server) = self.route.server(self.worker) else {
                 let message = format!("no Service at {} any more", self.route.address());
                 return self.answer(StatusCode::SERVICE_UNAVAILABLE, &message);
@@ -183,13 +202,16 @@ impl Stream<'_> {
                 Ok(Opening::Opened(opened)) => opened,
                 Ok(Opening::Cancelled) => return,
                 Ok(Opening::Removed) => continue,
+                Ok(Opening::Late) => return self.answer_late(),
                 Err(Unopened { failure, fault, at }) => {
                     choice.target().stats().failures[failure.index()].inc();
                     if let Some(fault) = fault {
                         server.fault(choice.target(), fault, at);
                     }
-                    server.stats().replays[ReplayReason::DialFailed.index()].inc();
                     self.tried.failed(choice.address());
+                    if !server.replay(ReplayReason::DialFailed, at) {
+                        return self.answer_over_budget(&server);
+                    }
                     continue;
                 }
             };
@@ -221,17 +243,22 @@ impl Stream<'_> {
             );
             match end {
                 End::Replay(reason) => {
-                    server.stats().replays[reason.index()].inc();
                     if reason == ReplayReason::GoAway {
                         opened.lease.retire();
                     }
                     self.tried.declined(choice.address());
+                    if !server.replay(reason, Instant::now()) {
+                        return self.answer_over_budget(&server);
+                    }
                     head_only = request.rewind(&replay);
                     continue;
                 }
-                End::Lost(_) => {
-                    let at = opened.lease.failed_at();
-                    server.fault(choice.target(), Fault::LostBeforeReply, at);
+                End::Lost(error) => {
+                    // A stream that broke a rule, or is above a GOAWAY's last one, is none.
+                    if !error.is_reset() && !(error.is_go_away() && error.is_remote()) {
+                        let at = opened.lease.failed_at();
+                        server.fault(choice.target(), Fault::LostBeforeReply, at);
+                    }
                     let message = format!(
                         "connection to endpoint {} of Service {} was lost before its reply",
                         choice.address(),
@@ -271,6 +298,7 @@ impl Stream<'_> {
                 Ok(Leasing::Leased(lease)) => lease,
                 Ok(Leasing::Cancelled) => return Ok(Opening::Cancelled),
                 Ok(Leasing::Removed) => return Ok(Opening::Removed),
+                Ok(Leasing::Late) => return Ok(Opening::Late),
                 Err(error) => return Err((&*error).into()),
             };
             if let Ok((response, to_upstream)) = lease.send(self.head.clone(), head_only) {
@@ -285,10 +313,12 @@ impl Stream<'_> {
     }
 
     /// A place on a connection to the chosen endpoint, which is looked at again after each wait:
-    /// it takes no stream once it was removed, and is not dialled for one.
+    /// it takes no stream once it was removed, and is not dialled for one. Nor is it waited for past
+    /// the client's deadline.
     async fn lease(&mut self, choice: &Choice) -> Result<Leasing, Rc<DialError>> {
         let leg = self.route.leg(self.worker, choice.address());
         let mut lease = pin!(self.worker.pool.lease(leg));
+        let mut deadline = pin!(until(self.deadline));
         let respond = &mut self.respond;
         let mut has_waited = false;
         poll_fn(|cx| {
@@ -300,6 +330,9 @@ impl Stream<'_> {
             if let Poll::Ready(leased) = lease.as_mut().poll(cx) {
                 return Poll::Ready(leased.map(Leasing::Leased));
             }
+            if deadline.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Ok(Leasing::Late));
+            }
             respond.poll_reset(cx).map(|_| Ok(Leasing::Cancelled))
         })
         .await
@@ -310,8 +343,24 @@ impl Stream<'_> {
         self.answer(StatusCode::SERVICE_UNAVAILABLE, &message);
     }
 
+    fn answer_over_budget(&mut self, server: &VirtualServer) {
+        self.answer(StatusCode::SERVICE_UNAVAILABLE, &Tried::over_budget(server));
+    }
+
+    fn answer_late(&mut self) {
+        answer::deadline_exceeded(&mut self.respond, deadline::PASSED);
+    }
+
     fn answer(&mut self, status: StatusCode, message: &str) {
         answer::unavailable(&mut self.respond, self.grpc, status, message);
+    }
+}
+
+/// Ready at the time, or never.
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time.into()).await,
+        None => std::future::pending().await,
     }
 }
 

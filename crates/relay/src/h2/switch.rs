@@ -19,7 +19,8 @@
 //! ```text
 //!  HEADERS
 //!     |                    Unreachable, Replayed, Unwritten: the endpoint cannot have acted on it;
-//!     |                    withdraw: it was removed before a connection had room
+//!     |                    withdraw: it was removed before a connection had room.
+//!     |                    Past the client's deadline none of these: it is answered
 //!     v        assign           +-----------------------------------------+
 //!  Picking ----------> Waiting  |                                         |
 //!     ^ |                 | a connection with room                        |
@@ -46,6 +47,7 @@ mod connection;
 mod connections;
 mod control;
 mod data;
+mod deadline;
 pub mod driver;
 mod ending;
 mod exchange;
@@ -143,6 +145,9 @@ pub enum Event {
     Lost {
         /// The stream.
         exchange: ExchangeKey,
+        /// That speaks against the endpoint: its connection is gone. Not so where it broke the
+        /// rules for one stream, or gave notice of its end.
+        is_fault: bool,
         /// When: the same for all streams of one connection.
         at: Instant,
     },
@@ -223,6 +228,8 @@ pub struct Switch {
     buffers: Vec<Vec<u8>>,
     /// Upstream connections from which on idle ones are not kept for long.
     crowd: usize,
+    /// No later than the first deadline of an exchange that waits.
+    next_expiry: Option<Instant>,
     now: Instant,
 }
 
@@ -240,6 +247,7 @@ impl Switch {
             block: Vec::new(),
             buffers: Vec::new(),
             crowd: settings::UPSTREAM_CROWD,
+            next_expiry: None,
             now,
         }
     }

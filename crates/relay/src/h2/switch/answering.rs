@@ -24,6 +24,17 @@ impl Switch {
     /// `grpc-status: 14`, else `status` with the message as text.
     pub fn answer(&mut self, key: ExchangeKey, status: u16, message: &str, now: Instant) {
         self.now = now;
+        self.answer_as(key, status, answer::GRPC_UNAVAILABLE, message);
+    }
+
+    /// The same with another `grpc-status`.
+    pub(super) fn answer_as(
+        &mut self,
+        key: ExchangeKey,
+        status: u16,
+        grpc_status: &str,
+        message: &str,
+    ) {
         self.drop_request(key);
         let Some(exchange) = self.exchanges.get_mut(key) else {
             return;
@@ -49,7 +60,7 @@ impl Switch {
         if exchange.grpc {
             field(":status", "200");
             field("content-type", "application/grpc");
-            field("grpc-status", answer::GRPC_UNAVAILABLE);
+            field("grpc-status", grpc_status);
             field("grpc-message", &answer::percent_encode(message));
         } else {
             field(":status", &status.to_string());

@@ -6,8 +6,8 @@ use super::connection::{PING, Role, Stage, setting};
 use super::exchange::Toward;
 use super::flow::MAX_WINDOW;
 use super::frame::{Code, Head, flag, kind, number};
+use super::response::Loss;
 use super::{ConnectionKey, ExchangeKey, Switch};
-use streamvs_balance::ReplayReason;
 
 /// Octets of one setting.
 const SETTING_OCTETS: usize = 6;
@@ -211,7 +211,7 @@ impl Switch {
         self.retire(key);
         for (_, exchange) in above {
             self.leave_endpoint(exchange, None);
-            self.lost(exchange, Some(ReplayReason::GoAway));
+            self.lost(exchange, Loss::GoAway);
         }
         self.close_if_done(key);
         Ok(())

@@ -21,9 +21,9 @@ mod streams;
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -31,6 +31,7 @@ use slotmap::SecondaryMap;
 use streamvs_balance::{Choice, Unit};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
+use tokio::time::Sleep;
 
 use super::{ConnectionKey, Event, ExchangeKey, Over, Switch};
 use crate::connect::{DialError, dial, share};
@@ -75,6 +76,7 @@ pub async fn run(worker: Rc<Worker>) {
     let mut interval = tokio::time::interval(TICK);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut ticks = 0_u32;
+    let mut expiry = pin!(tokio::time::sleep(TICK));
     std::future::poll_fn(|cx| {
         let driver = &worker.switch;
         while interval.poll_tick(cx).is_ready() {
@@ -93,6 +95,7 @@ pub async fn run(worker: Rc<Worker>) {
             *driver.flusher.borrow_mut() = cx.waker().clone();
         }
         driver.follow(&worker);
+        driver.poll_expiry(&worker, expiry.as_mut(), cx);
         driver.flush(&worker);
         Poll::<()>::Pending
     })
@@ -227,6 +230,23 @@ impl Driver {
                 }
                 Some(event) => self.stream_event(worker, event),
             }
+        }
+    }
+
+    /// Answers what waits past its deadline, and sees to being woken for the next.
+    fn poll_expiry(&self, worker: &Rc<Worker>, mut timer: Pin<&mut Sleep>, cx: &mut Context<'_>) {
+        loop {
+            let Some(at) = self.switch.borrow().next_expiry() else {
+                return;
+            };
+            if timer.deadline() != at.into() {
+                timer.as_mut().reset(at.into());
+            }
+            if timer.as_mut().poll(cx).is_pending() {
+                return;
+            }
+            self.switch.borrow_mut().expire(at.max(Instant::now()));
+            self.follow(worker);
         }
     }
 

@@ -2,12 +2,13 @@
 
 use std::time::Instant;
 
-use streamvs_balance::ReplayReason;
+use streamvs_balance::ConnectFailure;
 
 use super::calm::Cost;
 use super::connection::{Over, Role, Stage};
 use super::exchange::{End, Phase, Toward};
 use super::frame::Code;
+use super::response::Loss;
 use super::state::State;
 use super::{ConnectionKey, Ended, Event, ExchangeKey, Report, Switch, limits};
 
@@ -142,7 +143,7 @@ impl Switch {
             self.finish(exchange_key, Ended::Cancelled, Code::CANCEL);
         } else {
             self.leave_endpoint(exchange_key, None);
-            self.lost(exchange_key, None);
+            self.lost(exchange_key, Loss::Stream);
         }
         Ok(())
     }
@@ -172,8 +173,16 @@ impl Switch {
         self.connections.remove(key);
     }
 
-    /// Ends what is on a connection that is over.
+    /// Ends what is on a connection that is over, or waits for its first SETTINGS.
     fn end_streams(&mut self, key: ConnectionKey) {
+        if let Some(connection) = self.connections.get(key)
+            && connection.awaits_settings()
+            && let Role::Upstream { leg } = connection.role
+            && self.endpoints.get(&leg).is_some_and(|endpoint| endpoint.connections.contains(&key))
+        {
+            // As if it had not been accepted: else it would be dialled for them again and again.
+            self.unreachable(leg, ConnectFailure::Refused);
+        }
         self.retire(key);
         let Some(connection) = self.connections.get_mut(key) else {
             return;
@@ -192,7 +201,7 @@ impl Switch {
             } else {
                 let unwritten = exchange.head_at >= written;
                 self.leave_endpoint(exchange_key, None);
-                self.lost(exchange_key, unwritten.then_some(ReplayReason::Unwritten));
+                self.lost(exchange_key, if unwritten { Loss::Unwritten } else { Loss::Connection });
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::ops::{Index, IndexMut, Not};
+use std::time::Instant;
 
 use super::ConnectionKey;
 use super::age::Messages;
@@ -151,6 +152,8 @@ pub(super) struct Exchange {
     pub(super) method: Method,
     pub(super) grpc: bool,
     pub(super) grpc_status: Option<u32>,
+    /// When the client stops waiting, where it said so.
+    pub(super) deadline: Option<Instant>,
     /// The head of a final response was passed on.
     pub(super) response_begun: bool,
     /// The endpoint was lost in the middle of its response.

@@ -2,8 +2,10 @@
 //! section 8).
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use super::hpack::{Field, Fields, HeaderList};
+use crate::h2::deadline::grpc_timeout;
 
 /// A header block, decoded, with what was found out about it.
 pub(super) type Block = Rc<HeaderList<Facts>>;
@@ -39,6 +41,8 @@ pub(super) struct Facts {
     /// `content-type: application/grpc...`
     pub(super) grpc: bool,
     pub(super) grpc_status: Option<u32>,
+    /// `grpc-timeout`
+    pub(super) grpc_timeout: Option<Duration>,
     pub(super) content_length: Option<u64>,
 }
 
@@ -84,6 +88,7 @@ pub(super) fn facts(kind: BlockKind, fields: Fields<'_>) -> Facts {
             status: 0,
             grpc: false,
             grpc_status: None,
+            grpc_timeout: None,
             content_length: None,
         },
     };
@@ -177,6 +182,10 @@ impl Reader {
             }
             b"grpc-status" => {
                 self.facts.grpc_status = number(value).and_then(|number| number.try_into().ok());
+                true
+            }
+            b"grpc-timeout" => {
+                self.facts.grpc_timeout = grpc_timeout(value);
                 true
             }
             b"content-length" => {

@@ -2,8 +2,9 @@
 //!
 //! Connections are shared by all streams of the worker that agree in their [`Leg`]: those of all
 //! clients whose endpoint sees the node, or those of one client. A stream never waits for a full
-//! connection while another has room, or may be opened. At most one dial a leg is under way. A new connection takes one stream at once and the others when the endpoint's SETTINGS have
-//! told how many it allows.
+//! connection while another has room, or may be opened. At most one dial a leg is under way. A new
+//! connection takes streams when the endpoint's SETTINGS have come, as gRPC's own libraries have
+//! it: one that ends before is a failed dial, so that nothing was ever sent to who only accepts.
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -43,7 +44,8 @@ enum Found {
 }
 
 impl Switch {
-    /// Answers an event: the stream goes to this endpoint.
+    /// Answers an event: the stream goes to this endpoint, unless its client does not wait for it
+    /// any more.
     pub fn assign(&mut self, key: ExchangeKey, leg: impl Into<Leg>, now: Instant) {
         self.now = now;
         let exchange = self.exchanges.get_mut(key);
@@ -94,14 +96,21 @@ impl Switch {
     pub fn dial_failed(&mut self, leg: impl Into<Leg>, failure: ConnectFailure, now: Instant) {
         self.now = now;
         let leg = leg.into();
+        if let Some(endpoint) = self.endpoints.get_mut(&leg) {
+            endpoint.dialling = false;
+            self.unreachable(leg, failure);
+        }
+    }
+
+    /// Gives back the streams that wait on `leg`.
+    pub(super) fn unreachable(&mut self, leg: Leg, failure: ConnectFailure) {
         let Some(endpoint) = self.endpoints.get_mut(&leg) else {
             return;
         };
-        endpoint.dialling = false;
         for exchange_key in std::mem::take(&mut endpoint.waiting) {
             if let Some(exchange) = self.waiting_exchange(exchange_key, leg) {
                 exchange.phase = Phase::Picking;
-                self.tell(Event::Unreachable { exchange: exchange_key, failure, at: now });
+                self.tell(Event::Unreachable { exchange: exchange_key, failure, at: self.now });
             }
         }
     }
@@ -135,14 +144,20 @@ impl Switch {
 
     /// Puts a stream on a connection `leg`, now or when there is one.
     pub(super) fn wait_for(&mut self, key: ExchangeKey, leg: Leg) {
+        let now = self.now;
         let Some(exchange) = self.exchanges.get_mut(key) else {
             return;
         };
+        if exchange.is_late(now) {
+            return self.answer_late(key);
+        }
         exchange.phase = Phase::Waiting;
         exchange.leg = Some(leg);
+        let deadline = exchange.deadline;
         match self.find(leg) {
             Found::Connection(connection) => self.send_request(key, connection),
             found => {
+                self.expects_by(deadline);
                 let endpoint = self.endpoints.entry(leg).or_default();
                 endpoint.waiting.push_back(key);
                 self.dial_if(leg, &found);
@@ -193,7 +208,7 @@ impl Switch {
         let mut awaiting = false;
         let connections = endpoint.connections.iter().filter_map(|&key| {
             let connection = self.connections.get(key)?;
-            awaiting |= !connection.peer.known && !connection.assumed_streams;
+            awaiting |= connection.awaits_settings();
             connection.has_room().then_some((connection.streams.len(), key))
         });
         let best = connections.min_by_key(|(open_count, _)| *open_count);
@@ -255,13 +270,18 @@ impl Switch {
 }
 
 impl Connection {
+    /// It is not known whether anybody is there who speaks HTTP/2.
+    pub(super) fn awaits_settings(&self) -> bool {
+        !self.peer.known && !self.assumed_streams
+    }
+
     /// One more stream may be opened to the endpoint.
     fn has_room(&self) -> bool {
         let limit = match (self.peer.known, self.stage) {
             (_, Stage::Announced(_) | Stage::Retired | Stage::Over(_)) => 0,
             (true, Stage::Open) => (self.peer.max_streams as usize).min(settings::UPSTREAM_STREAMS),
             (false, Stage::Open) if self.assumed_streams => settings::UPSTREAM_STREAMS_AT_START,
-            (false, Stage::Open) => 1,
+            (false, Stage::Open) => 0,
         };
         self.streams.len() < limit
     }

@@ -126,6 +126,11 @@ impl Switch {
             method: facts.method,
             grpc: facts.grpc,
             grpc_status: None,
+            // A time beyond the clock's end is never.
+            deadline: facts
+                .grpc_timeout
+                .filter(|_| facts.grpc)
+                .and_then(|timeout| self.now.checked_add(timeout)),
             response_begun: false,
             broken: false,
             expires: false,

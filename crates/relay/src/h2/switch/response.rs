@@ -10,6 +10,30 @@ use super::state::State;
 use super::{ConnectionKey, Ended, Event, ExchangeKey, Switch, limits};
 use crate::h2::answer;
 
+/// Why an endpoint will send no more of a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Loss {
+    /// Its connection is gone.
+    Connection,
+    /// The same, before any of the stream was written to it.
+    Unwritten,
+    /// The stream is above the last one of its GOAWAY.
+    GoAway,
+    /// It broke a rule for the stream.
+    Stream,
+}
+
+impl Loss {
+    /// How it is known that the endpoint has not acted on the stream, if it is.
+    fn untouched(self) -> Option<ReplayReason> {
+        match self {
+            Self::Unwritten => Some(ReplayReason::Unwritten),
+            Self::GoAway => Some(ReplayReason::GoAway),
+            Self::Connection | Self::Stream => None,
+        }
+    }
+}
+
 impl Switch {
     /// A header block of an endpoint.
     pub(super) fn endpoint_block(
@@ -152,10 +176,8 @@ impl Switch {
         self.finish(key, Ended::Reset(code), Code::CANCEL);
     }
 
-    /// The exchange's endpoint will send no more: its connection is gone, going away, or it broke
-    /// the rules. `untouched` says how we know that it has not acted on the stream, if we do. The
-    /// exchange has left the endpoint already.
-    pub(super) fn lost(&mut self, key: ExchangeKey, untouched: Option<ReplayReason>) {
+    /// The exchange's endpoint will send no more. The exchange has left the endpoint already.
+    pub(super) fn lost(&mut self, key: ExchangeKey, loss: Loss) {
         let Some(exchange) = self.exchanges.get_mut(key) else {
             return;
         };
@@ -179,12 +201,13 @@ impl Switch {
             }
             return self.finish(key, Ended::Broken, Code::CANCEL);
         }
-        if untouched.is_some_and(|reason| self.again(key, reason)) {
+        if loss.untouched().is_some_and(|reason| self.again(key, reason)) {
             return;
         }
         if let Some(exchange) = self.exchanges.get_mut(key) {
             exchange.phase = Phase::Answering;
-            self.tell(Event::Lost { exchange: key, at: self.now });
+            let is_fault = matches!(loss, Loss::Connection | Loss::Unwritten);
+            self.tell(Event::Lost { exchange: key, is_fault, at: self.now });
         }
     }
 

@@ -5,6 +5,7 @@ mod age;
 mod attacks;
 mod conformance;
 mod credit;
+mod deadline;
 mod endings;
 mod faults;
 mod lab;

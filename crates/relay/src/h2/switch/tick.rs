@@ -29,6 +29,7 @@ impl Switch {
     /// Does what is due. To be called every half second or so; looks at each connection once.
     pub fn tick(&mut self, now: Instant) {
         self.now = now;
+        self.expire(now);
         let count = self.endpoints.values().map(|leg| leg.connections.len()).sum();
         let idle = settings::upstream_idle(count, self.crowd);
         let mut due: Vec<(ConnectionKey, Due)> = Vec::new();
@@ -105,22 +106,18 @@ impl Connection {
 
     fn upstream_due(&self, now: Instant, idle: Duration) -> Due {
         let passed = |then: Instant, most: Duration| now.saturating_duration_since(then) >= most;
+        if self.awaits_settings() && passed(self.opened, settings::SETTINGS_TIMEOUT) {
+            return Due::AssumeStreams;
+        }
         if self.streams.is_empty() {
             return if passed(self.idle_since, idle) { Due::Close } else { Due::Nothing };
         }
         // Anything that was received answers a PING as well.
         let asked = self.pinged.filter(|then| self.received < *then);
         match asked {
-            Some(then) if passed(then, limits::KEEPALIVE_TIMEOUT) => {
-                return Due::Fail(Code::NO_ERROR);
-            }
-            None if passed(self.received, limits::KEEPALIVE_AFTER) => return Due::Ping,
-            Some(_) | None => {}
+            Some(then) if passed(then, limits::KEEPALIVE_TIMEOUT) => Due::Fail(Code::NO_ERROR),
+            None if passed(self.received, limits::KEEPALIVE_AFTER) => Due::Ping,
+            Some(_) | None => Due::Nothing,
         }
-        let silent = !self.peer.known && !self.assumed_streams;
-        if silent && passed(self.opened, settings::SETTINGS_TIMEOUT) {
-            return Due::AssumeStreams;
-        }
-        Due::Nothing
     }
 }

@@ -52,34 +52,26 @@ impl super::Driver {
                 self.assign(worker, exchange, first);
             }
             Event::Unreachable { exchange, failure, at } => {
-                if let Some(stream) = self.streams.borrow_mut().get_mut(exchange)
-                    && let Some(on) = stream.on.take()
-                {
+                self.replay(worker, exchange, ReplayReason::DialFailed, at, |tried, on| {
                     on.choice.target().stats().failures[failure.index()].inc();
                     if let Some(fault) = dial_fault(failure) {
                         on.server.fault(on.choice.target(), fault, at);
                     }
-                    on.server.stats().replays[ReplayReason::DialFailed.index()].inc();
-                    stream.tried.failed(on.choice.address());
-                }
-                self.assign(worker, exchange, None);
+                    tried.failed(on.choice.address());
+                });
             }
             Event::Replayed { exchange, reason, at } => {
-                if let Some(stream) = self.streams.borrow_mut().get_mut(exchange)
-                    && let Some(on) = stream.on.take()
-                {
-                    on.server.stats().replays[reason.index()].inc();
+                self.replay(worker, exchange, reason, at, |tried, on| {
                     on.observe_duration();
                     match reason {
                         // It closed one connection after the other before the stream was on it.
                         ReplayReason::Unwritten => {
                             on.server.fault(on.choice.target(), Fault::LostBeforeReply, at);
-                            stream.tried.failed(on.choice.address());
+                            tried.failed(on.choice.address());
                         }
-                        _ => stream.tried.declined(on.choice.address()),
+                        _ => tried.declined(on.choice.address()),
                     }
-                }
-                self.assign(worker, exchange, None);
+                });
             }
             Event::Unwritten { exchange } => {
                 let mut streams = self.streams.borrow_mut();
@@ -92,10 +84,12 @@ impl super::Driver {
                 drop(streams);
                 self.assign(worker, exchange, None);
             }
-            Event::Lost { exchange, at } => {
+            Event::Lost { exchange, is_fault, at } => {
                 let message = match self.streams.borrow().get(exchange) {
                     Some(Stream { on: Some(on), .. }) => {
-                        on.server.fault(on.choice.target(), Fault::LostBeforeReply, at);
+                        if is_fault {
+                            on.server.fault(on.choice.target(), Fault::LostBeforeReply, at);
+                        }
                         format!(
                             "connection to endpoint {} of Service {} was lost before its reply",
                             on.choice.address(),
@@ -150,6 +144,29 @@ impl super::Driver {
             }
             self.assign(worker, exchange, None);
         }
+    }
+
+    /// Takes a stream off an endpoint that has not acted on it, which `note` takes note of, and
+    /// gives it to another one, within the budget.
+    fn replay(
+        &self,
+        worker: &Rc<Worker>,
+        exchange: ExchangeKey,
+        reason: ReplayReason,
+        at: Instant,
+        note: impl FnOnce(&mut Tried, &On),
+    ) {
+        let left = self.streams.borrow_mut().get_mut(exchange).and_then(|stream| {
+            let on = stream.on.take()?;
+            note(&mut stream.tried, &on);
+            Some(on)
+        });
+        if let Some(on) = left
+            && !on.server.replay(reason, at)
+        {
+            return self.answer(exchange, 503, &Tried::over_budget(&on.server));
+        }
+        self.assign(worker, exchange, None);
     }
 
     /// Gives a stream to `first`, or to the endpoint that the scheduler picks, or answers it.

@@ -188,7 +188,7 @@ fn hpack_bomb_costs_its_stream_and_no_memory() {
     let head = client.headers(3, &[&CALL[..], &[("large", large.as_str())]].concat(), true);
     lab.send(&client, &head);
     let mut endpoint = lab.endpoint();
-    assert!(matches!(lab.heard(&mut endpoint)[2], Frame::Headers { .. }));
+    assert!(matches!(lab.heard(&mut endpoint)[3], Frame::Headers { .. }));
 }
 
 #[test]

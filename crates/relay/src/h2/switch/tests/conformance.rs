@@ -19,7 +19,7 @@ fn unary_call_passes_head_data_and_trailers_both_ways() {
     let heard = lab.heard(&mut endpoint);
     let head = Frame::Headers { stream: 1, fields: fields(&CALL), end: false };
     let body = Frame::Data { stream: 1, octets: b"question".to_vec(), end: true };
-    assert_eq!(heard[2..4], [head, body], "after SETTINGS and WINDOW_UPDATE");
+    assert_eq!(heard[3..5], [head, body], "after SETTINGS, WINDOW_UPDATE and ACK");
 
     let response = [
         endpoint.headers(1, &OK, false),
@@ -268,7 +268,7 @@ fn rfc9113_8_5_connect_passes_as_a_tunnel() {
     lab.send(&client, &octets);
     let mut endpoint = lab.endpoint();
     let heard = lab.heard(&mut endpoint);
-    assert_eq!(heard[2], Frame::Headers { stream: 1, fields: fields(&head), end: false });
+    assert_eq!(heard[3], Frame::Headers { stream: 1, fields: fields(&head), end: false });
     let octets =
         [endpoint.headers(1, &[(":status", "200")], false), data(1, b"hi", false)].concat();
     lab.send(&endpoint, &octets);
@@ -394,7 +394,7 @@ fn rfc9113_4_3_large_blocks_are_cut_and_joined() {
     let mut endpoint = lab.endpoint();
     let heard = lab.heard(&mut endpoint);
     let expected = Frame::Headers { stream: 1, fields: fields(&head), end: true };
-    assert!(heard[2] == expected, "all 40,000 octets of it");
+    assert!(heard[3] == expected, "all 40,000 octets of it");
 }
 
 #[test]

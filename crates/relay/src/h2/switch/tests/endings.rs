@@ -150,8 +150,8 @@ fn rfc9113_8_7_refused_stream_goes_to_another_endpoint_whole() {
     lab.send(&refusing, &reset(1, Code::REFUSED_STREAM));
     let mut other = lab.endpoint();
     let heard = lab.heard(&mut other);
-    assert!(matches!(&heard[2], Frame::Headers { end: false, .. }));
-    assert_eq!(heard[3], Frame::Data { stream: 1, octets: b"kept body".to_vec(), end: true });
+    assert!(matches!(&heard[3], Frame::Headers { end: false, .. }));
+    assert_eq!(heard[4], Frame::Data { stream: 1, octets: b"kept body".to_vec(), end: true });
     assert_eq!(replays(&lab), [ReplayReason::Refused]);
     assert!(lab.heard(&mut client).is_empty(), "the client notices nothing");
 }
@@ -192,7 +192,7 @@ fn rfc9113_6_8_goaway_moves_streams_above_its_last_id_and_keeps_the_others() {
     lab.send(&leaving, &go_away(1, Code::NO_ERROR));
     assert_eq!(replays(&lab), [ReplayReason::GoAway]);
     let mut other = lab.endpoint();
-    assert!(matches!(lab.heard(&mut other)[2], Frame::Headers { stream: 1, .. }));
+    assert!(matches!(lab.heard(&mut other)[3], Frame::Headers { stream: 1, .. }));
     let response = [leaving.headers(1, &OK, false), leaving.headers(1, &TRAILERS, true)].concat();
     lab.send(&leaving, &response);
     assert_eq!(lab.heard(&mut client).len(), 2, "the first stream finishes where it was");
@@ -289,23 +289,23 @@ fn what_waits_can_be_withdrawn_from_its_endpoint() {
     let heads: Vec<u8> = (0..4).flat_map(|n| client.headers(2 * n + 1, &CALL, true)).collect();
     lab.send(&client, &heads);
     let mut silent = lab.silent_endpoint();
-    assert_eq!(head_count(&mut lab, &mut silent), 1, "the others wait for SETTINGS");
+    assert_eq!(head_count(&mut lab, &mut silent), 0, "all wait for SETTINGS");
     let picked = |event: &Event| match event {
         Event::Pick { exchange, .. } => Some(*exchange),
         _ => None,
     };
     let picked: Vec<_> = lab.events.iter().filter_map(picked).collect();
     let withdrawn = lab.switch.withdraw(|key| key != picked[2]);
-    assert_eq!(withdrawn, [picked[1], picked[3]], "neither who is sent nor who may stay");
+    assert_eq!(withdrawn, [picked[0], picked[1], picked[3]], "not who may stay");
     for exchange in withdrawn {
         lab.switch.assign(exchange, address(2), lab.now);
     }
     lab.follow();
-    assert_eq!(lab.dials, [address(2)], "one dial for both");
+    assert_eq!(lab.dials, [address(2)], "one dial for all");
     lab.send(&silent, &settings_frame(&[]));
     assert_eq!(head_count(&mut lab, &mut silent), 1, "who may stay");
     let mut other = lab.endpoint();
-    assert_eq!(head_count(&mut lab, &mut other), 2);
+    assert_eq!(head_count(&mut lab, &mut other), 3);
 }
 
 /// How many streams the endpoint has been sent since it was asked last.
@@ -331,7 +331,35 @@ fn a_failed_dial_gives_all_waiting_streams_back() {
 }
 
 #[test]
-fn one_stream_until_settings_and_as_many_as_they_say_then() {
+fn a_connection_that_ends_before_settings_is_a_failed_dial() {
+    for breaks in [false, true] {
+        let mut lab = Lab::new(2);
+        let mut client = lab.client();
+        let heads = [client.headers(1, &CALL, true), client.headers(3, &CALL, true)].concat();
+        lab.addresses.pop_back();
+        lab.send(&client, &heads);
+        let mut accepting = lab.silent_endpoint();
+        assert_eq!(head_count(&mut lab, &mut accepting), 0, "nothing that it could act on");
+        lab.addresses = [address(2)].into();
+        if breaks {
+            lab.send(&accepting, b"HTTP/1.1 400 Bad Request\r\n\r\n");
+            assert!(lab.over(&accepting).is_some());
+            assert_eq!(lab.dials, [address(2)]);
+        }
+        lab.closed(&accepting);
+        let unreachable = |event: &&Event| {
+            matches!(event, Event::Unreachable { failure: ConnectFailure::Refused, .. })
+        };
+        assert_eq!(lab.events.iter().filter(unreachable).count(), 2);
+        assert_eq!(lab.dials, [address(2)], "its own end gives nobody back who waits elsewhere");
+        let mut other = lab.endpoint();
+        assert_eq!(head_count(&mut lab, &mut other), 2);
+        assert!(lab.heard(&mut client).is_empty(), "the client notices nothing");
+    }
+}
+
+#[test]
+fn no_stream_until_settings_and_as_many_as_they_say_then() {
     let mut lab = Lab::new(1);
     let mut client = lab.client();
     let heads: Vec<u8> =
@@ -341,9 +369,9 @@ fn one_stream_until_settings_and_as_many_as_they_say_then() {
     let streams = |frames: &[Frame]| {
         frames.iter().filter(|frame| matches!(frame, Frame::Headers { .. })).count()
     };
-    assert_eq!(streams(&lab.heard(&mut first)), 1);
+    assert_eq!(streams(&lab.heard(&mut first)), 0);
     lab.send(&first, &super::lab::settings(&[(3, 2)]));
-    assert_eq!(streams(&lab.heard(&mut first)), 1, "two in all");
+    assert_eq!(streams(&lab.heard(&mut first)), 2);
     let mut second = lab.endpoint_with(&[(3, 2)]);
     assert_eq!(streams(&lab.heard(&mut second)), 2, "the others on a second connection");
     let mut third = lab.endpoint();
@@ -364,9 +392,9 @@ fn an_endpoint_without_settings_is_taken_to_allow_a_hundred() {
         (0..5).flat_map(|number| client.headers(2 * number + 1, &CALL, true)).collect();
     lab.send(&client, &heads);
     let mut endpoint = lab.silent_endpoint();
-    lab.heard(&mut endpoint);
+    assert_eq!(head_count(&mut lab, &mut endpoint), 0);
     lab.wait(settings::SETTINGS_TIMEOUT);
-    assert_eq!(lab.heard(&mut endpoint).len(), 4);
+    assert_eq!(head_count(&mut lab, &mut endpoint), 5);
 }
 
 #[test]

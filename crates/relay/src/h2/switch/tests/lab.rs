@@ -253,7 +253,7 @@ impl Lab {
         let head = client.headers(1, &CALL, end);
         self.send(&client, &head);
         let mut endpoint = self.endpoint();
-        assert!(self.heard(&mut endpoint).len() >= 3, "SETTINGS, window, HEADERS");
+        assert!(self.heard(&mut endpoint).len() >= 4, "SETTINGS, window, ACK, HEADERS");
         (client, endpoint)
     }
 
