@@ -1,9 +1,12 @@
 //! Aim: programs nobody here wrote work through the capture as they do without it.
 //! Method: each is started in a pod of its own and used by its own client from another.
 
+mod calls;
 mod h2spec;
 mod interop;
 mod languages;
+mod replays;
+mod restarts;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -2,7 +2,9 @@
 // would: with server reflection, graceful stop on SIGTERM, and TLS when given a certificate.
 //
 // It names itself in the response header x-endpoint and counts the calls it was asked for:
-// SIGUSR1 prints a line "calls N" to standard output.
+// SIGUSR1 prints a line "calls N" to standard output. With -record it writes the number in each
+// call's metadata x-call to a file before it answers, a line each, and holds the answer for up to
+// 5 ms, so that who kills it finds calls there.
 package main
 
 import (
@@ -10,11 +12,13 @@ import (
 	"flag"
 	"fmt"
 	"log"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/signal"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
@@ -45,12 +49,35 @@ func (c *counter) TagConn(ctx context.Context, _ *stats.ConnTagInfo) context.Con
 
 func (c *counter) HandleConn(context.Context, stats.ConnStats) {}
 
+// The longest that the answer to a recorded call waits.
+const hold = 5 * time.Millisecond
+
+// record writes the number of a call down, if it has one.
+func record(ctx context.Context, file *os.File) {
+	for _, id := range metadata.ValueFromIncomingContext(ctx, "x-call") {
+		if _, err := fmt.Fprintln(file, id); err != nil {
+			log.Fatal(err)
+		}
+	}
+	time.Sleep(rand.N(hold))
+}
+
 func main() {
 	listen := flag.String("listen", "", "address and port to serve on")
 	name := flag.String("name", "", "name to answer with")
 	certificate := flag.String("certificate", "", "PEM file; serves TLS")
 	key := flag.String("key", "", "PEM file of the certificate's key")
+	records := flag.String("record", "", "file for the numbers of calls")
 	flag.Parse()
+
+	var file *os.File
+	if *records != "" {
+		opened, err := os.OpenFile(*records, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+		if err != nil {
+			log.Fatal(err)
+		}
+		file = opened
+	}
 
 	counter := &counter{name: *name}
 	options := []grpc.ServerOption{
@@ -58,6 +85,9 @@ func main() {
 		grpc.UnaryInterceptor(func(ctx context.Context, request any, _ *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
 			if err := grpc.SetHeader(ctx, metadata.Pairs("x-endpoint", *name)); err != nil {
 				return nil, err
+			}
+			if file != nil {
+				record(ctx, file)
 			}
 			return handle(ctx, request)
 		}),
