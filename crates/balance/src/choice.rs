@@ -7,6 +7,7 @@ use std::time::Instant;
 use streamvs_table::TrafficPolicy;
 
 use crate::Target;
+use crate::slow_start::Rest;
 
 /// What is about to be given to an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -40,21 +41,29 @@ pub(crate) struct Search<'a> {
     pub(crate) tried: &'a [SocketAddr],
     /// Some candidates may be ejected, and are passed over.
     pub(crate) skips_ejected: bool,
+    /// New candidates that are passed over this time.
+    pub(crate) rest: Option<Rest<'a>>,
 }
 
 impl<'a> Search<'a> {
     pub(crate) fn new(request: &Request<'a>, skips_ejected: bool) -> Self {
-        Self { client: request.client, tried: request.tried, skips_ejected }
+        Self { client: request.client, tried: request.tried, skips_ejected, rest: None }
     }
 
     /// No candidate is passed over.
     pub(crate) fn may_use_all(&self) -> bool {
-        self.tried.is_empty() && !self.skips_ejected
+        self.tried.is_empty() && !self.passes_over()
+    }
+
+    /// Candidates may be passed over that were not tried.
+    pub(crate) fn passes_over(&self) -> bool {
+        self.skips_ejected || self.rest.is_some()
     }
 
     pub(crate) fn may_use(&self, target: &Target) -> bool {
         (self.tried.is_empty() || !self.tried.contains(&target.address()))
             && !(self.skips_ejected && target.is_ejected())
+            && !self.rest.is_some_and(|rest| rest.has(target))
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::Target;
 use crate::choice::Search;
 use crate::shares::Shares;
+use crate::slow_start::PARTS;
 
 /// Picks a candidate of least cost, any of the cheapest with the same chance. The kernel takes
 /// the first in its list, which on an idle Service is always the same one, on every node.
@@ -38,6 +39,25 @@ pub(crate) enum Cost {
 pub(crate) const LOOKS: usize = 64;
 
 impl Cost {
+    /// What a candidate costs, as a fraction.
+    pub(crate) fn for_search(self, target: &Target, search: &Search<'_>) -> (u64, u64) {
+        match search.rest {
+            None => self.of(target),
+            Some(rest) => self.of_part(target, rest.parts(target)),
+        }
+    }
+
+    /// The same where its share of the load is `parts` of [`PARTS`].
+    fn of_part(self, target: &Target, parts: u64) -> (u64, u64) {
+        let outstanding = u64::from(target.outstanding()) * PARTS;
+        match self {
+            Self::Outstanding => (outstanding, parts),
+            Self::PerWeight => (outstanding, parts * target.share()),
+            Self::IdleFirst if outstanding == 0 => (0, 1),
+            Self::ExpectedDelay | Self::IdleFirst => (outstanding + parts, parts * target.share()),
+        }
+    }
+
     /// As a fraction, numerator and denominator.
     pub(crate) fn of(self, target: &Target) -> (u64, u64) {
         let outstanding = u64::from(target.outstanding());
@@ -50,7 +70,8 @@ impl Cost {
     }
 }
 
-/// Compares two fractions. Numerators are below 2^33 and denominators below 2^16.
+/// Compares two fractions. Numerators are below 2^33 and denominators below 2^16; or 2^6 times as
+/// much each where some candidates are new.
 pub(crate) fn compare((a, b): (u64, u64), (c, d): (u64, u64)) -> std::cmp::Ordering {
     (a * d).cmp(&(c * b))
 }
@@ -108,7 +129,7 @@ impl Best {
         if !search.may_use(target) {
             return;
         }
-        let cost = self.cost.of(target);
+        let cost = self.cost.for_search(target, search);
         let lot = mix(self.salt.wrapping_add(index as u64));
         let better = self.found.as_ref().is_none_or(|found| {
             let order = compare(cost, found.cost);

@@ -66,6 +66,7 @@ mod round_robin;
 mod scheduler;
 mod sequence;
 mod shares;
+mod slow_start;
 mod source_hash;
 mod stats;
 mod target;

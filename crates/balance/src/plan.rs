@@ -4,7 +4,7 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use imbl::shared_ptr::DefaultSharedPtr;
 use imbl::{GenericHashMap, OrdMap};
@@ -34,6 +34,8 @@ pub struct Plan {
     seed: u64,
     /// None: nobody is ejected.
     ejecting: Option<Arc<Ejecting>>,
+    /// How long endpoints are new. None: they never are.
+    slow_start: Option<Duration>,
     /// None of the lists is empty.
     services: OrdMap<ServiceName, Arc<[Arc<VirtualServer>]>>,
     /// ClusterIPs, load balancers' addresses and externalIPs.
@@ -58,6 +60,7 @@ impl Plan {
             default: SchedulerName::default(),
             seed,
             ejecting: None,
+            slow_start: None,
             services: OrdMap::new(),
             by_address: Places::default(),
             by_node_port: Places::default(),
@@ -69,6 +72,13 @@ impl Plan {
     pub fn ejecting(mut self, policy: EjectionPolicy, tell: OnEjection) -> Self {
         debug_assert!(self.services.is_empty(), "virtual servers that exist would not eject");
         self.ejecting = Some(Arc::new(Ejecting { policy, tell }));
+        self
+    }
+
+    /// The same with slow start, in the plans that follow: an endpoint that is new gets less than its
+    /// share for as long as `window`.
+    pub fn starting_slowly(mut self, window: Duration) -> Self {
+        self.slow_start = Some(window).filter(|window| !window.is_zero());
         self
     }
 
@@ -188,7 +198,8 @@ impl Plan {
             let previous = previous.map(Arc::as_ref);
             if service.cluster_ip(family).is_some() {
                 let seed = self.seed_of(&service.name, family);
-                let common = Common { seed, ejecting: self.ejecting.clone() };
+                let ejecting = self.ejecting.clone();
+                let common = Common { seed, ejecting, slow_start: self.slow_start };
                 let next = VirtualServer::new(service, family, name, previous, &common, now);
                 into.push(Arc::new(next));
             } else if let Some(gone) = previous {

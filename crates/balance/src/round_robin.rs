@@ -63,10 +63,10 @@ impl RoundRobin {
         // A turn that falls to an endpoint tried already, or an ejected one, is spent and the next
         // one taken: the others keep their order. Alone, a thread meets each tried one at most once
         // in a plain rotation; where weights or other threads let it meet more, the neighbour steps
-        // in. Of ejected ones there may be many in a row.
-        let ejected = if search.skips_ejected { LOOKS } else { 0 };
+        // in. Of ejected and of new ones there may be many in a row.
+        let others = if search.passes_over() { LOOKS } else { 0 };
         let mut index = 0;
-        for _ in 0..=search.tried.len().min(candidates.len()) + ejected {
+        for _ in 0..=search.tried.len().min(candidates.len()) + others {
             let turn = turns.fetch_add(1, Ordering::Relaxed);
             index = self.sequence.at(turn.wrapping_add(self.offset));
             if search.may_use(&candidates[index]) {

@@ -79,6 +79,15 @@ impl Scheduler {
         old.len() == new.len() && old.iter().map(key).eq(new.iter().map(key))
     }
 
+    /// New candidates may be passed over: who is picked follows neither from the client nor from an
+    /// order of preference.
+    pub(crate) fn starts_slowly(&self) -> bool {
+        match self {
+            Self::RoundRobin(_) | Self::Random(_) | Self::Least(_) | Self::TwoChoices(_) => true,
+            Self::SourceHash(_) | Self::Maglev(_) | Self::Failover | Self::Overflow(_) => false,
+        }
+    }
+
     /// The index of the candidate to use; none if all are passed over. There must be a candidate.
     pub(crate) fn pick(
         &self,

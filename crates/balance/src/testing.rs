@@ -77,7 +77,7 @@ pub(crate) fn search(tried: &[SocketAddr]) -> Search<'_> {
 }
 
 pub(crate) fn search_of(client: IpAddr, tried: &[SocketAddr]) -> Search<'_> {
-    Search { client, tried, skips_ejected: false }
+    Search { client, tried, skips_ejected: false, rest: None }
 }
 
 /// `shop/<name>:<port>`, of IPv4, at the ClusterIP 198.51.100.x the name's last byte gives.

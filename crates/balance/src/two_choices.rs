@@ -38,7 +38,7 @@ impl TwoChoices {
             let first = self.shares.draw_allowed(candidates, None, search, rng)?;
             (first, self.shares.draw_allowed(candidates, Some(first), search, rng))
         };
-        let cost = |index: usize| Cost::PerWeight.of(&candidates[index]);
+        let cost = |index: usize| Cost::PerWeight.for_search(&candidates[index], search);
         match second {
             Some(second) if compare(cost(second), cost(first)).is_lt() => Some(second),
             _ => Some(first),

@@ -12,6 +12,7 @@ use crate::choice::Search;
 use crate::ejection::{self, Ejecting, Fault, Roster};
 use crate::replay_budget::{Calls, ReplayBudget};
 use crate::scheduler::{Scheduler, arrange};
+use crate::slow_start::{Rest, SlowStart};
 use crate::{Choice, ReplayReason, Request, SchedulerName, ServiceStats, Target, Unit};
 
 /// The endpoints of one family of one ServicePort, with their load and a scheduler.
@@ -45,6 +46,8 @@ pub(crate) struct Common {
     pub(crate) seed: u64,
     /// None: nobody is ejected.
     pub(crate) ejecting: Option<Arc<Ejecting>>,
+    /// How long endpoints are new. None: they never are.
+    pub(crate) slow_start: Option<Duration>,
 }
 
 /// The endpoints that are used under one policy.
@@ -56,6 +59,8 @@ struct List {
     candidate_count: usize,
     /// Shared while the candidates stay the same.
     scheduler: Arc<Scheduler>,
+    /// None: none of them is new.
+    slow_start: Option<SlowStart>,
 }
 
 /// What a virtual server keeps over all generations and schedulers.
@@ -95,7 +100,7 @@ impl VirtualServer {
                     let list = previous.lists.get(policy).as_ref()?;
                     Some((list, previous.name == name))
                 });
-                List::new(usable, name, previous, lasting.turns.get(policy), common.seed)
+                List::new(usable, name, previous, lasting.turns.get(policy), common, now)
             })
         });
         if let Some(ejecting) = &common.ejecting {
@@ -249,6 +254,12 @@ impl VirtualServer {
             return None;
         }
         let turns = self.lasting.turns.get(request.policy);
+        if let Some(rest) = list.rest(request.now, rng) {
+            let search = Search { rest: Some(rest), ..*search };
+            if let Some(index) = list.scheduler.pick(candidates, turns, &search, rng) {
+                return Some(&candidates[index]);
+            }
+        }
         let index = list.scheduler.pick(candidates, turns, search, rng)?;
         Some(&candidates[index])
     }
@@ -309,10 +320,14 @@ impl List {
         name: SchedulerName,
         previous: Option<(&Self, bool)>,
         turns: &AtomicU64,
-        seed: u64,
+        common: &Common,
+        now: Instant,
     ) -> Self {
+        let seed = common.seed;
         let candidate_count = arrange(&mut usable, name, seed);
         let candidates = &usable[..candidate_count];
+        let before = previous.map(|(list, _)| (list.candidates(), list.slow_start.as_ref()));
+        let slow_start = SlowStart::new(common.slow_start, candidates, before, now);
         let scheduler = match previous {
             Some((list, true)) if Scheduler::fits(list.candidates(), candidates) => {
                 Arc::clone(&list.scheduler)
@@ -322,7 +337,13 @@ impl List {
                 Arc::new(Scheduler::new(name, candidates, turns, predecessor, seed))
             }
         };
-        Self { usable: usable.into(), candidate_count, scheduler }
+        Self { usable: usable.into(), candidate_count, scheduler, slow_start }
+    }
+
+    /// Which new candidates a pick passes over, if there are any.
+    fn rest(&self, now: Instant, rng: &mut fastrand::Rng) -> Option<Rest<'_>> {
+        let slow_start = self.slow_start.as_ref().filter(|_| self.scheduler.starts_slowly())?;
+        slow_start.rest(now, rng)
     }
 
     /// The candidates, for who keeps them.

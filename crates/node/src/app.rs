@@ -120,6 +120,7 @@ async fn serve(options: RunOptions, settings: Settings, verbosity: Verbosity) ->
         Some(policy) => Plan::empty().ejecting(policy, ejections::told()),
         None => Plan::empty(),
     };
+    let plan = plan.starting_slowly(options.slow_start);
     let (publisher, plan) = publish::channel(Arc::new(plan));
     let (aliases_publisher, aliases) = publish::channel(Arc::default());
     let (drain, draining) = watch::channel(false);
