@@ -150,14 +150,19 @@ async fn an_endpoint_that_closes_every_connection_at_once_is_ejected(engine: Eng
     assert_eq!(target.stats().streams.get(), 0);
 }
 
-/// As a server that is asked to end, with a request larger than is kept on its way.
-async fn a_stream_above_the_last_one_that_cannot_be_sent_again_says_nothing(engine: Engine) {
+/// A Service of one endpoint, which the test plays and which is one fault short of an ejection.
+async fn one_fault_short(engine: Engine) -> (Node, SendRequest<Bytes>, TcpListener, Arc<Target>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let scene = Scene::start(engine, FOR_EVER, &[address]).await;
-    let target = scene.node.target(address);
-    almost_eject(&scene.node, &target);
-    let client = scene.client.clone();
+    let Scene { node, client } = Scene::start(engine, FOR_EVER, &[address]).await;
+    let target = node.target(address);
+    almost_eject(&node, &target);
+    (node, client, listener, target)
+}
+
+/// As a server that is asked to end, with a request larger than is kept on its way.
+async fn a_stream_above_the_last_one_that_cannot_be_sent_again_says_nothing(engine: Engine) {
+    let (_node, client, listener, target) = one_fault_short(engine).await;
     let called =
         tokio::spawn(
             async move { call(&client, grpc_request(PATH), &vec![7; 200_000]).await.unwrap() },
@@ -175,12 +180,7 @@ async fn a_stream_above_the_last_one_that_cannot_be_sent_again_says_nothing(engi
 }
 
 async fn a_stream_that_breaks_a_rule_says_nothing(engine: Engine) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let scene = Scene::start(engine, FOR_EVER, &[address]).await;
-    let target = scene.node.target(address);
-    almost_eject(&scene.node, &target);
-    let client = scene.client.clone();
+    let (_node, client, listener, target) = one_fault_short(engine).await;
     let called =
         tokio::spawn(async move { call(&client, grpc_request(PATH), b"x").await.unwrap() });
     let (mut upstream, _) = listener.accept().await.unwrap();
