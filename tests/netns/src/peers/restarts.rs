@@ -76,6 +76,10 @@ fn restart_all(engine: &str, end: End) {
                     publish(&scene, &service, pod, Endpoint::not_ready);
                 }
             }
+            // Else its readiness would not come back for an agent that had no time to look, and it
+            // might be passed over for as long as it is ejected.
+            let others = ENDPOINTS.into_iter().filter(|other| *other != pod).collect::<Vec<_>>();
+            scene.wait_until_used(&agent, &service, &others);
             *server = Server::start(&scene, pod, incarnation);
             records.push(server.records.clone());
             scene.publish(&service, &ENDPOINTS);
