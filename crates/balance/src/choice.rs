@@ -63,7 +63,7 @@ impl<'a> Search<'a> {
     pub(crate) fn may_use(&self, target: &Target) -> bool {
         (self.tried.is_empty() || !self.tried.contains(&target.address()))
             && !(self.skips_ejected && target.is_ejected())
-            && !self.rest.is_some_and(|rest| rest.has(target))
+            && self.rest.is_none_or(|rest| !rest.has(target))
     }
 }
 

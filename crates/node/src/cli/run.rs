@@ -202,6 +202,7 @@ pub(crate) struct RunOptions {
     /// How long the streams of such a connection may go on; 0 lets them end by themselves
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = values::duration)]
     pub(crate) max_connection_age_grace: Duration,
+
     /// For how long an endpoint that is new to a Service gets less than its share, at first a
     /// tenth; 0 is off
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = values::duration)]

@@ -254,8 +254,10 @@ impl Stream<'_> {
                     continue;
                 }
                 End::Lost(error) => {
-                    // A stream that broke a rule, or is above a GOAWAY's last one, is none.
-                    if !error.is_reset() && !(error.is_go_away() && error.is_remote()) {
+                    // A stream that broke a rule, or is above a GOAWAY's last one, is no fault.
+                    let is_goodbye = error.is_go_away() && error.is_remote();
+                    let is_of_stream = error.is_reset() || is_goodbye;
+                    if !is_of_stream {
                         let at = opened.lease.failed_at();
                         server.fault(choice.target(), Fault::LostBeforeReply, at);
                     }

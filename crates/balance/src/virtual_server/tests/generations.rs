@@ -52,8 +52,7 @@ fn replays_are_held_against_the_calls_of_endpoints_that_have_left_too() {
     let (plan, server) = plan_of(SchedulerName::Rr, vec![endpoint(1), endpoint(2)]);
     server.targets()[0].stats().streams.add(CALLS);
     let replays = |server: &VirtualServer| {
-        let replay = |_: &_| server.replay(ReplayReason::DialFailed, start());
-        std::iter::repeat(()).take(2000).filter(replay).count() as u64
+        (0..2000).filter(|_| server.replay(ReplayReason::DialFailed, start())).count() as u64
     };
     let (plan, next) = follow(&plan, SchedulerName::Rr, service("web", vec![endpoint(2)]));
     assert_eq!(replays(&next), CALLS);
