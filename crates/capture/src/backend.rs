@@ -8,6 +8,7 @@ use crate::capture::{self, Extent};
 use crate::cleanup::{remove_flavour, remove_sets};
 use crate::ipset::Ipset;
 use crate::nft::{self, Nft};
+use crate::reply::{self, Replies};
 use crate::tools::{Flavour, Iptables};
 use crate::{Config, Desired, Error, Obstacle, Repair};
 
@@ -39,6 +40,7 @@ pub struct Capture {
     config: Config,
     desired: Desired,
     by: By,
+    replies: Replies,
 }
 
 #[derive(Debug)]
@@ -73,7 +75,9 @@ impl Capture {
                 By::Iptables(Box::new(by))
             }
         };
-        Ok(Self { config, desired: desired.clone(), by })
+        let mut replies = Replies::default();
+        replies.settle(config.mark, &desired.transparent).await;
+        Ok(Self { config, desired: desired.clone(), by, replies })
     }
 
     /// By what it captures: `iptables-nft`, `iptables-legacy` or `nftables`.
@@ -84,12 +88,14 @@ impl Capture {
         }
     }
 
-    /// The aliases in force: dialling from them shows the client to the endpoint.
+    /// The aliases in force: dialling from them shows the client to the endpoint. With them those
+    /// of [`Desired::transparent`] that may be dialled from any address.
     pub fn aliases(&self) -> Aliases {
-        match &self.by {
+        let aliases = match &self.by {
             By::Iptables(by) => by.aliases(),
             By::Nftables(by) => by.aliases(),
-        }
+        };
+        aliases.with_transparent(self.replies.in_force())
     }
 
     /// The aliases asked for that are not in force, and why.
@@ -107,6 +113,9 @@ impl Capture {
     /// A program failed or a route could not be added, also after everything was looked over and
     /// mended once. The next `update` or [`Capture::audit`] tries again.
     pub async fn update(&mut self, desired: &Desired) -> Result<(), Error> {
+        if self.desired.transparent != desired.transparent {
+            self.replies.settle(self.config.mark, &desired.transparent).await;
+        }
         self.desired = desired.clone();
         match &mut self.by {
             By::Iptables(by) => by.update(desired).await,
@@ -136,10 +145,12 @@ impl Capture {
                 return Ok(Vec::new());
             }
         }
-        match &mut self.by {
+        let mut repairs = match &mut self.by {
             By::Iptables(by) => by.audit(narrow).await,
             By::Nftables(by) => by.audit(narrow).await,
-        }
+        }?;
+        repairs.extend(self.replies.settle(self.config.mark, &self.desired.transparent).await);
+        Ok(repairs)
     }
 
     /// Lets new connections pass uncaptured, to whoever else handles them, from the return on.
@@ -161,6 +172,9 @@ impl Capture {
     /// # Errors
     /// A program failed or a route could not be deleted; [`crate::cleanup()`] finishes.
     pub async fn remove(self) -> Result<(), Error> {
+        if let Ok(nft) = Nft::locate() {
+            nft.remove_tables(reply::TABLE).await?;
+        }
         match self.by {
             By::Iptables(by) => by.remove().await,
             By::Nftables(by) => by.remove().await,

@@ -8,7 +8,7 @@ use crate::ipset::Ipset;
 use crate::nft::{self, Nft};
 use crate::ruleset::Table;
 use crate::tools::{Flavour, Iptables};
-use crate::{Error, Removed, command, gate, link, render, sets};
+use crate::{Error, Removed, command, gate, link, render, reply, sets};
 
 /// Removes whatever any version of streamvs put into this network namespace, running or not, in
 /// both iptables, in nftables and in both families: jumps, chains, sets, tables, routes, a gate
@@ -38,7 +38,11 @@ pub async fn cleanup() -> Result<Vec<Removed>, Error> {
         Err(missing) => tracing::warn!(%missing, "no sets were looked for"),
     }
     match Nft::locate() {
-        Ok(nft) => removed.extend(nft.remove_tables(nft::render::TABLE).await?),
+        Ok(nft) => {
+            for table in [nft::render::TABLE, reply::TABLE] {
+                removed.extend(nft.remove_tables(table).await?);
+            }
+        }
         Err(missing) => tracing::warn!(%missing, "no nftables tables were looked for"),
     }
     removed.extend(link::remove().await?.into_iter().map(Removed::Route));

@@ -53,6 +53,9 @@ pub struct Desired {
     /// By which clients are to be seen, one for each range of clients; [`crate::Capture::aliases`]
     /// says which are in force.
     pub aliases: BTreeSet<Alias>,
+    /// Ranges of this node's pods that are to see clients outside by their own address;
+    /// [`crate::Capture::aliases`] says which do.
+    pub transparent: BTreeSet<IpNet>,
 }
 
 /// What becomes of new connections to an address.

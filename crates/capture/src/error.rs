@@ -90,6 +90,8 @@ pub enum RouteAttempt {
     Add(IpNet),
     /// A route was deleted.
     Delete(IpNet),
+    /// The rules of a family, by which tables are chosen, were read or changed.
+    Rule(Family),
 }
 
 impl fmt::Display for Error {
@@ -136,6 +138,7 @@ impl fmt::Display for RouteAttempt {
             Self::Lookup(address) => write!(f, "look up the route to {address}"),
             Self::Add(network) => write!(f, "add the route to {network}"),
             Self::Delete(network) => write!(f, "delete the route to {network}"),
+            Self::Rule(family) => write!(f, "read or change the {family} routing rules"),
         }
     }
 }

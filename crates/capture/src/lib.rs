@@ -91,6 +91,10 @@
 //!   with our mark are translated, so that no pod passes for another by taking an alias as source.
 //!   Programs that look at the node's OUTPUT chain see the alias, everybody behind it the client.
 //!   What keeps an alias from being used is told as an [`Obstacle`].
+//! - **Clients outside have no alias.** For those the relay binds their own address, and answers of
+//!   this node's pods to it are led to its socket: tables `ip` and `ip6 streamvs-reply`, one
+//!   `ip rule` for each family, and one route in a table of its own ([`Desired::transparent`]).
+//!
 //! # What comes from outside
 //!
 //! STREAMVS-CAPTURE asks STREAMVS-SERVICES, in this order:
@@ -142,6 +146,7 @@ mod nft;
 mod original_dst;
 mod render;
 mod repair;
+mod reply;
 mod ruleset;
 mod sets;
 mod tools;
@@ -159,6 +164,7 @@ pub use link::PROTOCOL as ROUTE_PROTOCOL;
 pub use listing::JumpDamage;
 pub use original_dst::original_destination;
 pub use repair::{Removed, Repair};
+pub use reply::answer_bit;
 pub use ruleset::{LISTENER_V4, LISTENER_V6};
 pub use sets::SetDamage;
 pub use tools::{Flavour, Tools};

@@ -21,7 +21,7 @@ use rtnetlink::{Handle, RouteMessageBuilder};
 use streamvs_table::Family;
 
 use crate::error::RouteAttempt;
-use crate::{Error, ruleset};
+use crate::{Error, reply, ruleset};
 
 /// The `proto` of every route of ours (`ip route show table all proto 83`). Not in iproute2's
 /// `rt_protos`.
@@ -32,6 +32,9 @@ pub(crate) const LOOPBACK: u32 = 1;
 
 /// The kernel's table of local addresses (`RT_TABLE_LOCAL`).
 const TABLE_LOCAL: u32 = 255;
+
+/// Our table, in which every address is the node's own, see [`crate::reply`].
+pub(crate) const TABLE_REPLY: u32 = PROTOCOL as u32;
 
 /// The kernel answers a route request at once; this bounds what nobody expects.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -49,6 +52,8 @@ enum Kind {
     Local,
     /// The node may send to it.
     Reachable,
+    /// The node accepts packets to it that our rule leads to our table.
+    Reply,
 }
 
 /// What the routing tables say of one family.
@@ -104,6 +109,7 @@ async fn settle_family(
     let keep = |route: &Route| match route.kind {
         Kind::Local => !wanted.yielded.contains(&route.network),
         Kind::Reachable => candidates.contains(route),
+        Kind::Reply => true,
     };
     for route in tables.ours.iter().filter(|route| !keep(route)) {
         delete(handle, *route).await?;
@@ -149,6 +155,7 @@ pub(crate) async fn remove() -> Result<Vec<IpNet>, Error> {
     converse(async |handle: &Handle| {
         let mut removed = Vec::new();
         for family in Family::BOTH {
+            reply::remove_rules(handle, family).await?;
             for route in read(handle, family).await?.ours {
                 delete(handle, route).await?;
                 removed.push(route.network);
@@ -221,8 +228,11 @@ impl Tables {
             return;
         }
         if let Some(network) = destination(message, family) {
-            let local = header.kind == RouteType::Local;
-            let kind = if local { Kind::Local } else { Kind::Reachable };
+            let kind = match header.kind {
+                RouteType::Local if u32::from(header.table) == TABLE_REPLY => Kind::Reply,
+                RouteType::Local => Kind::Local,
+                _ => Kind::Reachable,
+            };
             self.ours.insert(Route { network, kind });
         }
     }
@@ -246,6 +256,7 @@ pub(crate) fn destination(message: &RouteMessage, family: Family) -> Option<IpNe
 fn message(route: Route) -> RouteMessage {
     let (table, kind, scope) = match route.kind {
         Kind::Local => (TABLE_LOCAL, RouteType::Local, RouteScope::Host),
+        Kind::Reply => (TABLE_REPLY, RouteType::Local, RouteScope::Host),
         Kind::Reachable => {
             (u32::from(RouteHeader::RT_TABLE_MAIN), RouteType::Unicast, RouteScope::Link)
         }
@@ -270,6 +281,16 @@ fn message(route: Route) -> RouteMessage {
             .protocol(protocol)
             .build(),
     }
+}
+
+/// Makes the route by which all addresses of a family are the node's own in our table. True where
+/// it was not there.
+pub(crate) async fn add_reply(handle: &Handle, family: Family) -> Result<bool, Error> {
+    let network = match family {
+        Family::V4 => IpNet::V4(ipnet::Ipv4Net::default()),
+        Family::V6 => IpNet::V6(ipnet::Ipv6Net::default()),
+    };
+    add(handle, Route { network, kind: Kind::Reply }).await
 }
 
 /// False where someone else has the same route already.
@@ -311,7 +332,8 @@ async fn is_routable(handle: &Handle, address: IpAddr) -> Result<bool, Error> {
     }
 }
 
-fn is(error: &rtnetlink::Error, codes: &[i32]) -> bool {
+/// Whether the kernel refused with one of these codes.
+pub(crate) fn is(error: &rtnetlink::Error, codes: &[i32]) -> bool {
     match error {
         rtnetlink::Error::NetlinkError(message) => codes.contains(&-message.raw_code()),
         _ => false,

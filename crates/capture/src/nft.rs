@@ -56,7 +56,7 @@ impl Nft {
     }
 
     /// Gives it a script; each is one transaction.
-    async fn commit(&self, script: &str) -> Result<(), Error> {
+    pub(crate) async fn commit(&self, script: &str) -> Result<(), Error> {
         if script.is_empty() {
             return Ok(());
         }
@@ -97,9 +97,14 @@ impl Nft {
     }
 
     async fn read(&self, family: Family) -> Result<Option<Listing>, Error> {
-        let arguments = ["-n", "-s", "list", "table", render::word(family), render::TABLE];
-        let printed = run(&self.program, &arguments, "").await?.success_or_absent(1)?;
+        let printed = self.print(family, render::TABLE).await?;
         Ok(printed.map(|printed| listing::parse(family, &printed)))
+    }
+
+    /// A table as the kernel shows it; none where there is none.
+    pub(crate) async fn print(&self, family: Family, table: &str) -> Result<Option<String>, Error> {
+        let arguments = ["-n", "-s", "list", "table", render::word(family), table];
+        run(&self.program, &arguments, "").await?.success_or_absent(1)
     }
 }
 

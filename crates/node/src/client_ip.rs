@@ -16,7 +16,7 @@ use ipnet::IpNet;
 use streamvs_admin::NodeMetrics;
 use streamvs_capture::{Capture, Obstacle};
 use streamvs_table::publish::Publisher;
-use streamvs_table::{Alias, Aliases, Family, Snapshot};
+use streamvs_table::{Alias, Aliases, Family, ServicePort, Snapshot, TrafficPolicy};
 
 use crate::origin::pod_ranges;
 
@@ -84,6 +84,18 @@ impl Wish {
             tracing::warn!(%reason, "endpoints see the node's address instead of the client's");
         }
         aliases.into_iter().collect()
+    }
+
+    /// The ranges of pods that are to see clients outside by their own address: this node's, where
+    /// a Service says that no other node's serve those.
+    pub(crate) fn transparent(&self, snapshot: &Snapshot) -> BTreeSet<IpNet> {
+        let is_local = |service: &Arc<ServicePort>| {
+            service.is_external() && service.external_policy == TrafficPolicy::Local
+        };
+        if !self.keep || !snapshot.services().any(is_local) {
+            return BTreeSet::new();
+        }
+        pod_ranges(&self.pod_cidrs, snapshot.node()).iter().copied().collect()
     }
 }
 

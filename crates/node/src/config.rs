@@ -188,7 +188,8 @@ fn masquerade_mark(options: &RunOptions) -> u32 {
 pub(crate) fn marks_clash(options: &RunOptions) -> bool {
     let ours = options.upstream_mark.unwrap_or(DEFAULT_MARK);
     let gate = Gate::bit_beside(ours).unwrap_or_default();
-    masquerade_mark(options) & (ours | gate) != 0
+    let answers = streamvs_capture::answer_bit(ours).unwrap_or_default();
+    masquerade_mark(options) & (ours | gate | answers) != 0
 }
 
 /// Where pods are not said of the whole cluster, those of this node are known.

@@ -195,6 +195,7 @@ impl Publication {
         let desired = Arc::new(Desired {
             ranges,
             aliases: self.client_ip.aliases(snapshot),
+            transparent: self.client_ip.transparent(snapshot),
             node_ranges: self.reach.node_ranges(snapshot.node()),
             pod_ranges: self.reach.pod_ranges(snapshot.node()),
             ..Desired::from_snapshot(snapshot)

@@ -129,8 +129,9 @@ pub(crate) fn read(arguments: Vec<OsString>) -> Result<Invocation, Refusal> {
         && options.kube_proxy_replacement
         && crate::config::marks_clash(options)
     {
-        let text = "--iptables-masquerade-bit is one of --upstream-mark's bits, or the lowest from \
-                    0x4 that is none of them, by which connections are captured";
+        let text = "--iptables-masquerade-bit is one of --upstream-mark's bits, or of the two \
+                    lowest from 0x4 that are none of them, by which connections are captured and \
+                    answers led to the agent";
         return Err(Refusal::Usage(command().error(ErrorKind::ArgumentConflict, text)));
     }
     if let Command::Run(options) = &cli.command

@@ -144,6 +144,11 @@ fn begin(leg: Leg, options: &DialOptions, speaks: bool) -> io::Result<TcpStream>
         let _ = socket.set_tcp_quickack(false);
     }
     if let Some(source) = leg.source() {
+        if leg.is_transparent() {
+            // Any address, and packets to it that this socket is asked for are its own (ip(7)). The
+            // option is the socket's, whatever its family.
+            setsockopt(&socket, sockopt::IpTransparent, &true)?;
+        }
         bind(&socket, source)?;
     }
     match socket.connect(&address.into()) {

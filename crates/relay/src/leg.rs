@@ -10,13 +10,19 @@ pub struct Leg {
     ip: IpAddr,
     port: u16,
     source: Option<IpAddr>,
+    is_transparent: bool,
 }
 
 impl Leg {
     /// To an endpoint, dialled from a local address of the same family. None: from the one the
     /// kernel takes, which is the node's.
     pub fn new(endpoint: SocketAddr, source: Option<IpAddr>) -> Self {
-        Self { ip: endpoint.ip(), port: endpoint.port(), source }
+        Self { ip: endpoint.ip(), port: endpoint.port(), source, is_transparent: false }
+    }
+
+    /// To an endpoint, dialled from an address that is not the node's: the client's own.
+    pub fn transparent(endpoint: SocketAddr, client: IpAddr) -> Self {
+        Self { is_transparent: true, ..Self::new(endpoint, Some(client)) }
     }
 
     /// Where it goes.
@@ -27,6 +33,11 @@ impl Leg {
     /// The local address it is dialled from, where that matters.
     pub fn source(&self) -> Option<IpAddr> {
         self.source
+    }
+
+    /// Whether that address is somebody else's.
+    pub fn is_transparent(&self) -> bool {
+        self.is_transparent
     }
 }
 

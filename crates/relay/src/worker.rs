@@ -165,6 +165,10 @@ impl Worker {
         self.aliases.borrow_mut().load().of(client)
     }
 
+    fn is_transparent(&self, endpoint: IpAddr) -> bool {
+        self.aliases.borrow_mut().load().is_transparent(endpoint)
+    }
+
     /// Of the newest table.
     pub(crate) fn generation(&self) -> u64 {
         self.plan.borrow_mut().load().generation()
@@ -266,9 +270,17 @@ impl Route {
     /// How to reach an endpoint for this client: from its alias where it has one, so that the
     /// endpoint sees the client. An endpoint that is the client itself must see somebody else, or
     /// its answers would not leave it.
+    ///
+    /// Clients outside have no alias. Under the Local policy their endpoints are this node's, whose
+    /// answers come by here, so that their own address will do.
     pub fn leg(&self, worker: &Worker, endpoint: SocketAddr) -> Leg {
         if self.is_masqueraded() {
             return endpoint.into();
+        }
+        let is_same_family = self.client.is_ipv4() == endpoint.is_ipv4();
+        if self.origin == Origin::Outside && is_same_family && worker.is_transparent(endpoint.ip())
+        {
+            return Leg::transparent(endpoint, self.client);
         }
         let alias = worker
             .alias(self.client)

@@ -82,22 +82,37 @@ impl Alias {
 /// The aliases in force: a few at most, one for each range of this node's pods. Empty: every
 /// endpoint sees the node's address.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Aliases(Vec<Alias>);
+pub struct Aliases {
+    aliases: Vec<Alias>,
+    /// Of this node's pods.
+    transparent: Vec<IpNet>,
+}
 
 impl Aliases {
     /// These, in any order; the first that fits a client counts.
     pub fn new(aliases: impl IntoIterator<Item = Alias>) -> Self {
-        Self(aliases.into_iter().collect())
+        Self { aliases: aliases.into_iter().collect(), transparent: Vec::new() }
+    }
+
+    /// The same with ranges of this node's pods that may be dialled from any client's own address,
+    /// since their answers to whomever come to the proxy if it asked.
+    pub fn with_transparent(self, pods: impl IntoIterator<Item = IpNet>) -> Self {
+        Self { transparent: pods.into_iter().collect(), ..self }
     }
 
     /// The alias of a client. None: its endpoints see the node's address.
     pub fn of(&self, client: IpAddr) -> Option<IpAddr> {
-        self.0.iter().find_map(|alias| alias.of(client))
+        self.aliases.iter().find_map(|alias| alias.of(client))
+    }
+
+    /// Whether an endpoint may be dialled from a client's own address.
+    pub fn is_transparent(&self, endpoint: IpAddr) -> bool {
+        self.transparent.iter().any(|pods| pods.contains(&endpoint))
     }
 
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = &Alias> {
-        self.0.iter()
+        self.aliases.iter()
     }
 }
 
@@ -130,6 +145,17 @@ mod tests {
             assert_eq!(aliases.of(ip(client)), alias.map(ip), "{client}");
         }
         assert_eq!(Aliases::default().of(ip("192.0.2.7")), None);
+    }
+
+    #[test]
+    fn endpoints_outside_the_ranges_are_not_dialled_from_clients_addresses() {
+        let aliases = Aliases::default().with_transparent([net("192.0.2.0/24"), net("fd00::/64")]);
+        for (endpoint, expected) in
+            [("192.0.2.7", true), ("192.0.3.7", false), ("fd00::7", true), ("fd01::7", false)]
+        {
+            assert_eq!(aliases.is_transparent(ip(endpoint)), expected, "{endpoint}");
+        }
+        assert!(!Aliases::default().is_transparent(ip("192.0.2.7")));
     }
 
     #[test]

@@ -25,6 +25,7 @@
 //! - `internal`: ClusterIPs whose endpoints are all, or those of this node alone.
 //! - `outside`: node ports, load balancers' addresses and who may use them.
 //! - `outside_udp`: the same by UDP, SCTP, and TCP while the agent is away.
+//! - `outside_seen`: whom endpoints see where clients outside have a policy of their own.
 //! - `vanish`: peers that are gone without a word.
 //! - `peers`: programs nobody here wrote.
 //! - `demo`: what the README says the demonstration shows.
@@ -61,6 +62,8 @@ mod limits;
 mod log;
 #[cfg(test)]
 mod outside;
+#[cfg(test)]
+mod outside_seen;
 #[cfg(test)]
 mod outside_udp;
 #[cfg(test)]

@@ -21,12 +21,12 @@ use crate::scene::{Scene, TCP_PORT, needs_node};
 
 pub(crate) const BOTH: [Family; 2] = [Family::V4, Family::V6];
 
-const IPTABLES: &[&str] = &["--capture", "iptables"];
-const NFTABLES: &[&str] = &["--capture", "nftables"];
+pub(crate) const IPTABLES: &[&str] = &["--capture", "iptables"];
+pub(crate) const NFTABLES: &[&str] = &["--capture", "nftables"];
 
 pub(crate) const NODE_PORT: u16 = 30_080;
 const HEALTH_CHECK: u16 = 30_081;
-const PORT: u16 = 80;
+pub(crate) const PORT: u16 = 80;
 
 /// Where the ready endpoints are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,7 +77,12 @@ pub(crate) fn scene() -> Scene {
 }
 
 /// Writes the Service.
-fn publish(scene: &Scene, policy: &str, ranges: &[&str], endpoints: Endpoints) -> Service {
+pub(crate) fn publish(
+    scene: &Scene,
+    policy: &str,
+    ranges: &[&str],
+    endpoints: Endpoints,
+) -> Service {
     let service = Service::new("web", &BOTH, 20).port("tcp", PORT, TCP_PORT);
     let mut object = exposed(&service, policy, ranges);
     if policy == "Local" {
