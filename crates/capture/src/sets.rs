@@ -203,7 +203,11 @@ fn elements(desired: &Desired, purpose: Purpose) -> Vec<Element> {
         Purpose::NodeCapture => at_node(&desired.node_capture),
         Purpose::NodeInner => at_node(&desired.node_inner),
         Purpose::NodeReject => at_node(&desired.node_reject),
-        Purpose::NodeDrop => at_node(&desired.node_drop),
+        Purpose::NodeDrop => {
+            let all: Vec<Element> = at_node(&desired.node_drop);
+            // Who asks at loopback is the node itself, which is not outside.
+            all.into_iter().filter(|element| !element.is_at_loopback()).collect()
+        }
         Purpose::Health => at_node(&desired.health),
     }
 }

@@ -7,7 +7,7 @@ use futures_util::{AsyncBufReadExt, Stream};
 use http::{Method, Request};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Who writes, as `managedFields` will say.
 const MANAGER: &str = "streamvs-test";
@@ -47,6 +47,22 @@ impl Api {
     pub async fn apply(&self, object: &Value) -> kube::Result<Value> {
         let path = format!("{}?fieldManager={MANAGER}&force=true", path_of(object));
         self.send(Method::PATCH, &path, "application/apply-patch+yaml", Some(object)).await
+    }
+
+    /// Changes the `status` of an object that is there to this one's.
+    ///
+    /// # Errors
+    /// As [`apply`](Self::apply).
+    pub async fn apply_status(&self, object: &Value) -> kube::Result<Value> {
+        let path = format!("{}/status?fieldManager={MANAGER}&force=true", path_of(object));
+        let of = |key: &str| object[key].clone();
+        let status = json!({
+            "apiVersion": of("apiVersion"),
+            "kind": of("kind"),
+            "metadata": { "name": object["metadata"]["name"] },
+            "status": of("status"),
+        });
+        self.send(Method::PATCH, &path, "application/apply-patch+yaml", Some(&status)).await
     }
 
     /// Makes an object.
@@ -158,9 +174,7 @@ fn path_of(object: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
-    use super::path_of;
+    use super::*;
 
     #[test]
     fn an_object_is_found_where_its_kind_lives() {

@@ -117,13 +117,9 @@ fn what_reads_kube_proxys_pages_reads_ours() {
     scene.publish(&dns, &PODS);
     scene.cluster.set_node_addresses("node", &[scene.lab.node().ip(Family::V4)]);
 
-    let mut command = scene.lab.node().command(programs::path("kube-proxy"));
-    command
-        .args(["--hostname-override=node", "--proxy-mode=nftables", "--cluster-cidr=10.244.0.0/16"])
-        // A namespace may not set the machine's limits.
-        .args(["--conntrack-max-per-core=0", "--conntrack-tcp-timeout-established=0s"])
-        .args(["--conntrack-tcp-timeout-close-wait=0s", "--kubeconfig"])
-        .arg(scene.cluster.admin_kubeconfig());
+    let kubeconfig = scene.cluster.admin_kubeconfig();
+    let mut command = programs::kube_proxy(scene.lab.node(), "nftables", &kubeconfig);
+    command.arg("--cluster-cidr=10.244.0.0/16");
     let kube_proxy = Process::start(command, &scene.folder.path().join("kube-proxy.log"));
     let theirs = Face::of(&scene, &service, "kube-proxy");
     drop(kube_proxy);

@@ -18,6 +18,7 @@
 //! - `fallbacks`: an older server is asked otherwise, for the same.
 //! - `face`: what reads kube-proxy's pages reads ours.
 //! - `schedulers`: by flag and by annotation.
+//! - `matrix`: each client gets what kube-proxy gives, but for what is listed.
 //! - `health`: what probes and load balancers are told of the node.
 //! - `events`: a node's agent tells the API server of itself.
 //! - `rbac`: no right too many, none too few.
@@ -48,6 +49,8 @@ mod labelled;
 mod live;
 #[cfg(test)]
 mod manifests;
+#[cfg(test)]
+mod matrix;
 #[cfg(test)]
 mod outage;
 #[cfg(test)]

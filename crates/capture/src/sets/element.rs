@@ -56,6 +56,11 @@ impl Element {
         })
     }
 
+    /// It is of a range within loopback.
+    pub(crate) fn is_at_loopback(&self) -> bool {
+        matches!(self, Self::Range(range, ..) if range.addr().is_loopback())
+    }
+
     /// Reads what `ipset save` prints behind the set's name.
     pub(crate) fn parse(shape: Shape, text: &str) -> Option<Self> {
         let parts: Vec<&str> = text.split(',').collect();

@@ -6,6 +6,7 @@ mod half_close;
 mod reset;
 mod shout;
 mod silent;
+mod who;
 
 use std::io;
 use std::sync::Arc;
@@ -30,6 +31,9 @@ pub enum Speak {
     Shout(u64),
     /// Never sends anything.
     Silent,
+    /// Sends its name and the client's address as it sees it, with a space between them, at once;
+    /// then ends. The same as [`udp::Endpoint`](crate::udp::Endpoint) answers.
+    Who,
 }
 
 pub(super) async fn speak(how: Speak, name: &Arc<str>, socket: TcpStream) -> io::Result<()> {
@@ -40,6 +44,7 @@ pub(super) async fn speak(how: Speak, name: &Arc<str>, socket: TcpStream) -> io:
         Speak::Reset => reset::speak(socket).await,
         Speak::Shout(count) => shout::speak(name, socket, count).await,
         Speak::Silent => silent::speak(socket).await,
+        Speak::Who => who::speak(name, socket).await,
     }
 }
 

@@ -52,19 +52,13 @@ impl Kind {
                 command
             }
             Self::Iptables | Self::IptablesLegacy | Self::Nftables => {
-                let mut command = node.command(programs::path("kube-proxy"));
                 let mode = if self == Self::Nftables { "nftables" } else { "iptables" };
+                let mut command = programs::kube_proxy(node, mode, kubeconfig);
                 if self == Self::IptablesLegacy {
                     let path = std::env::var("PATH").unwrap_or_default();
                     command.env("PATH", format!("{}:{path}", legacy(folder).display()));
                 }
-                command
-                    .args(["--hostname-override=node", "--cluster-cidr=10.244.0.0/16"])
-                    .arg(format!("--proxy-mode={mode}"))
-                    // A namespace may not set the machine's conntrack limits.
-                    .args(["--conntrack-max-per-core=0", "--conntrack-tcp-timeout-established=0s"])
-                    .args(["--conntrack-tcp-timeout-close-wait=0s", "--kubeconfig"])
-                    .arg(kubeconfig);
+                command.arg("--cluster-cidr=10.244.0.0/16");
                 command
             }
         };
