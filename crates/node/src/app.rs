@@ -38,6 +38,7 @@ use crate::orders::{self, Order, Orders};
 use crate::privileges;
 use crate::programming::Programming;
 use crate::reload::Reload;
+use crate::seccomp;
 use crate::service_health;
 use crate::telemetry::{self, Verbosity};
 use crate::workers::{self, Workers};
@@ -112,6 +113,7 @@ async fn serve(options: RunOptions, settings: Settings, verbosity: Verbosity) ->
     // All that takes more is open by now, and there is no other thread yet.
     let named = [&options.manifests, &options.config, &options.kubeconfig];
     privileges::give_up(named.into_iter().flatten().map(PathBuf::as_path))?;
+    metrics.system_calls_refused(seccomp::confine(options.seccomp));
     let relay = config::relay(&options);
     let pressure = relay.pressure.clone();
     memory::keep(options.memory_limit, pressure, gate.clone(), Arc::clone(&metrics))?;

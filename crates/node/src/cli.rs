@@ -11,6 +11,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use run::{
     CaptureMode, ClientIp, DeadManSwitch, HandoverMode, Http2Engine, IptablesBackend, RunOptions,
+    Seccomp,
 };
 pub(crate) use values::NodePortAddresses;
 

@@ -25,6 +25,7 @@ mod privileges;
 mod programming;
 mod reach;
 mod reload;
+mod seccomp;
 mod service_health;
 mod telemetry;
 mod top;

@@ -37,6 +37,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("nix", &["capture", "node", "relay"]),
     ("rustix", &["node"]),
     ("caps", &["node"]),
+    ("seccompiler", &["node"]),
     ("socket2", &["capture", "relay", "accept", "admin"]),
     ("clap", &["node"]),
     ("crossterm", &["node"]),

@@ -8,6 +8,7 @@ use streamvs_support::Family;
 use streamvs_support::agent::{Agent, PATIENCE, Source, program};
 use streamvs_support::grpc::load::Load;
 use streamvs_support::manifest::Service;
+use streamvs_support::privilege::find;
 use streamvs_support::wait::eventually;
 
 use crate::scene::{
@@ -26,7 +27,7 @@ const STRANGER: u32 = 65534;
 /// What every thread of the agent has; they all agree, or this panics.
 #[track_caller]
 fn privileges(agent: &Agent) -> Vec<(String, String)> {
-    let wanted = ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:", "NoNewPrivs:"];
+    let wanted = ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:", "NoNewPrivs:", "Seccomp:"];
     let tasks = fs::read_dir(format!("/proc/{}/task", agent.id())).expect("the agent runs");
     let mut of_threads: Vec<Vec<(String, String)>> = tasks
         .map(|task| task.expect("its threads can be read").path().join("status"))
@@ -55,6 +56,8 @@ fn sets(bounded: &str) -> Vec<(String, String)> {
         ("CapBnd:", bounded),
         ("CapAmb:", "0000000000000000"),
         ("NoNewPrivs:", "1"),
+        // SECCOMP_MODE_FILTER.
+        ("Seccomp:", "2"),
     ]
     .map(|(name, value)| (name.to_owned(), value.to_owned()))
     .into()
@@ -150,6 +153,57 @@ fn a_container_whose_root_is_read_only_is_enough() {
         assert!(agent.stop(PATIENCE).success(), "{}", agent.log());
         let log = agent.log();
         assert!(!log.contains("Read-only file system"), "{log}");
+    }
+}
+
+/// Stands in for a tool: tries what no tool needs, says what works, and becomes the tool. AF_PACKET
+/// (17) with SOCK_RAW (3) and ETH_P_ALL shows all that passes the node, and CAP_NET_RAW is enough;
+/// in a user namespace everybody has all capabilities, and none is needed to make one.
+const STAND_IN: &str = "\
+    {
+        unshare --user true && echo 'a user namespace'
+        perl -e 'socket(my $all, 17, 3, 768) or die \"$!\\n\"' && echo 'all packets'
+    } >>SEEN 2>&1
+    exec TOOL \"$@\"";
+
+#[test]
+fn what_the_agent_runs_makes_only_system_calls_that_tools_need() {
+    needs_node!("unshare", "perl");
+    for (flag, works, refused) in [
+        ("--seccomp=true", false, 1.0),
+        ("--seccomp=log", true, 0.0),
+        ("--seccomp=false", true, 0.0),
+    ] {
+        let scene = Scene::new();
+        let _endpoints = scene.grpc(Family::V4, PODS);
+        let service = grpc_service(Family::V4);
+        scene.publish(&service, &PODS);
+        let folder = scene.folder.path();
+        let (tools, seen) = (folder.join("tools"), folder.join("seen"));
+        fs::create_dir(&tools).expect("a folder can be made");
+        let tool = find("ipset").expect("is there");
+        let script = STAND_IN
+            .replace("SEEN", &seen.display().to_string())
+            .replace("TOOL", &tool.display().to_string());
+        fs::write(tools.join("ipset"), format!("#!/bin/sh\n{script}\n")).expect("is written");
+        fs::set_permissions(tools.join("ipset"), Permissions::from_mode(0o755)).expect("is ours");
+        let path = std::env::var("PATH").expect("is set");
+        let mut command = scene.lab.node().command("env");
+        command.arg(format!("PATH={}:{path}", tools.display())).arg(program());
+        let source = Source::Manifests(&scene.manifests);
+        let flags = [flag, "--capture", "iptables"];
+        let agent = Agent::spawn_by(command, scene.lab.node(), folder, source, &flags);
+        let mut agent = agent.wait_until_healthy();
+        Load::unary(address(&service), 1).calls(30).run(scene.client()).without_failure();
+
+        let seen = fs::read_to_string(&seen).expect("the tool was run");
+        for what in ["a user namespace", "all packets"] {
+            let worked = seen.lines().any(|line| line == what);
+            assert_eq!(worked, works, "{flag}, {what}: {seen}");
+        }
+        assert_eq!(seen.contains("Function not implemented"), !works, "{flag}: {seen}");
+        assert_eq!(agent.metric("streamvs_system_calls_refused", &[]), Some(refused), "{flag}");
+        assert!(agent.stop(PATIENCE).success(), "{flag}: {}", agent.log());
     }
 }
 

@@ -251,6 +251,13 @@ pub const CLIENT_IP_KEPT: Metric = gauge(
     "1 while endpoints see the addresses of this node's pods, 0 while they see the node's.",
 );
 
+/// Whether system calls are filtered.
+pub const SYSTEM_CALLS_REFUSED: Metric = gauge(
+    "streamvs_system_calls_refused",
+    &[],
+    "1 while system calls that nobody here needs fail, 0 while there is no such filter.",
+);
+
 /// Connections turned away at the listener.
 pub const REFUSED_CONNECTIONS: Metric = counter(
     "streamvs_refused_connections_total",
@@ -452,6 +459,7 @@ pub const ALL: &[Metric] = &[
     STATE_SAVES,
     CAPTURE_REPAIRS,
     CLIENT_IP_KEPT,
+    SYSTEM_CALLS_REFUSED,
     REFUSED_CONNECTIONS,
     MEMORY_LIMIT,
     MEMORY_COUNTED,

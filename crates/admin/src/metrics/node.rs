@@ -104,6 +104,7 @@ pub struct NodeMetrics {
     table_swap: Histogram,
     capture_repairs: Counter,
     client_ip_kept: PerFamily<AtomicBool>,
+    system_calls_refused: AtomicBool,
     refused: [Counter; Refusal::ALL.len()],
     memory: Memory,
     sync_duration: PerFamily<histogram::Histogram>,
@@ -132,6 +133,11 @@ impl NodeMetrics {
     /// Whether endpoints see this node's pods of a family as themselves.
     pub fn client_ip_kept(&self, family: Family, kept: bool) {
         self.client_ip_kept.get(family).store(kept, Relaxed);
+    }
+
+    /// Whether system calls that nobody here needs fail from now on.
+    pub fn system_calls_refused(&self, refused: bool) {
+        self.system_calls_refused.store(refused, Relaxed);
     }
 
     /// An accepted connection was closed at once.
@@ -193,6 +199,7 @@ impl Default for NodeMetrics {
             table_swap: Histogram::default(),
             capture_repairs: Counter::default(),
             client_ip_kept: PerFamily::default(),
+            system_calls_refused: AtomicBool::default(),
             refused: Default::default(),
             memory: Memory::default(),
             sync_duration: sync(),
@@ -270,6 +277,8 @@ impl Collector for Node {
             let value = metrics.client_ip_kept.get(family).load(Relaxed);
             kept.at(&[("ip_family", family.as_str())])?.gauge(u64::from(value))?;
         }
+        let filtered = metrics.system_calls_refused.load(Relaxed);
+        begin(encoder, &catalogue::SYSTEM_CALLS_REFUSED)?.only().gauge(u64::from(filtered))?;
         let mut refused = begin(encoder, &catalogue::REFUSED_CONNECTIONS)?;
         for (reason, count) in Refusal::ALL.into_iter().zip(&metrics.refused) {
             refused.at(&[("reason", reason.as_str())])?.counter(count.get())?;

@@ -257,6 +257,11 @@ pub(crate) struct RunOptions {
     #[arg(long, value_name = "N", default_value_t = -999, allow_hyphen_values = true, value_parser = clap::value_parser!(i32).range(-1000..=1000))]
     pub(crate) oom_score_adj: i32,
 
+    /// System calls that neither the agent nor iptables, ipset and nft need fail, for it and for
+    /// whatever it runs; log lets them through, and the kernel logs them
+    #[arg(long, value_enum, num_args = 0..=1, require_equals = true, default_value_t = Seccomp::True, default_missing_value = "true")]
+    pub(crate) seccomp: Seccomp,
+
     /// Unix socket of `streamvs list`
     #[arg(long, value_name = "PATH", default_value = ADMIN_SOCKET)]
     pub(crate) admin_socket: PathBuf,
@@ -282,6 +287,16 @@ pub(crate) enum HandoverMode {
     Stay,
     /// Neither take over nor hand over
     Off,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Seccomp {
+    /// They fail
+    True,
+    /// No filter
+    False,
+    /// They are logged by the kernel
+    Log,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -165,3 +165,59 @@ fn docs_list_exactly_the_settings() {
     let expected: Vec<_> = SETTINGS.iter().map(row).collect();
     assert_eq!(documented, expected, "docs/flags.md should have:\n{}", expected.join("\n"));
 }
+
+/// A file in which somebody has typed: pieces replaced by what means something in YAML.
+#[test]
+fn any_edit_of_a_file_is_taken_or_refused_with_a_reason() {
+    const TOKENS: [&str; 24] = [
+        "",
+        " ",
+        "\n",
+        "\t",
+        "- ",
+        ": ",
+        "{",
+        "}",
+        "[",
+        "]",
+        "\"",
+        "'",
+        "&a ",
+        "*a",
+        "<<: *a",
+        "---\n",
+        "null",
+        "-1",
+        "1e999",
+        "99999999999999999999",
+        "0s",
+        "true",
+        "!!binary ",
+        "\u{e9}",
+    ];
+    let file = format!(
+        "{HEAD}mode: ipvs\nipvs: {{scheduler: lc, syncPeriod: 30s, excludeCIDRs: [10.0.0.0/8]}}\n\
+         iptables:\n  masqueradeBit: 14\n  masqueradeAll: true\nnodePortAddresses: [primary]\n\
+         oomScoreAdj: -999\nfeatureGates: {{A: true}}\nhealthzBindAddress: '[::]:10256'\n"
+    );
+    let seed = fastrand::u64(..);
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let (mut taken, mut refused) = (0, 0);
+    for round in 0..2000 {
+        let mut text = file.clone();
+        for _ in 0..rng.usize(1..5) {
+            let boundary = |at: usize| (0..=at).rev().find(|at| text.is_char_boundary(*at));
+            let from = boundary(rng.usize(..=text.len())).unwrap_or_default();
+            let to = boundary((from + rng.usize(..12)).min(text.len())).unwrap_or(from).max(from);
+            text.replace_range(from..to, TOKENS[rng.usize(..TOKENS.len())]);
+        }
+        match parse_for_test(&text) {
+            Ok(_) => taken += 1,
+            Err(reason) => {
+                assert!(reason.starts_with("config.conf"), "seed {seed}, round {round}: {reason}");
+                refused += 1;
+            }
+        }
+    }
+    assert!(taken > 100 && refused > 100, "seed {seed}: {taken} taken, {refused} refused");
+}
