@@ -497,6 +497,9 @@ fn what_others_delete_of_the_kernel_path_is_repaired() {
         "flush chain ip streamvs-nat prerouting",
         "flush chain ip streamvs-nat pick-1",
         "flush ruleset",
+        // Another one's table by our name, with a map of another type.
+        "delete table ip streamvs-nat; add table ip streamvs-nat; \
+         add map ip streamvs-nat services { type ipv4_addr : verdict; }",
     ] {
         scene.lab.node().netns().feed("nft", &["-f", "-"], &format!("{damage}\n"));
         eventually(damage, PATIENCE, || {

@@ -14,6 +14,7 @@
 //! - `kernel`: in place of kube-proxy, UDP, SCTP and who takes over when the agent is gone.
 //! - `dns`: UDP at a high rate while endpoints change.
 //! - `scale`: what the kernel path costs among 10,000 Services.
+//! - `damage`: noise at its doors, and its names used by others.
 //! - `lifecycle`: start, crash, repair, cleaning up, wrong files.
 //! - `log`: what the log's readers may rely on.
 //! - `stop`: calls and connections at SIGTERM.
@@ -36,6 +37,7 @@ mod check;
 mod client_ip;
 #[cfg(test)]
 mod deaths;
+mod damage;
 #[cfg(test)]
 mod demo;
 #[cfg(test)]

@@ -152,6 +152,8 @@ fn what_others_delete_from_nftables_is_repaired() {
             "nft delete table ip streamvs-capture",
             "nft delete table ip6 streamvs-capture",
             "nft flush ruleset",
+            "nft delete table ip streamvs-capture && nft add table ip streamvs-capture && \
+             nft add set ip streamvs-capture streamvs4 { type ipv4_addr; }",
             "ip route del 10.96.0.0/16",
             "ip -6 route del fd00:10:96::/112",
         ]
@@ -159,7 +161,7 @@ fn what_others_delete_from_nftables_is_repaired() {
     );
 }
 
-/// Does each damage, waits until everything is as before, and asks the Service in both families,
+/// Does each damage, of one command or several, waits until everything is as before, and asks the Service in both families,
 /// from a pod and from the node. The sync period is a second instead of 30, the longest there is; a
 /// slow machine has some more.
 fn check_repairs(capture: &[&str], damages: &[String]) {
@@ -172,8 +174,10 @@ fn check_repairs(capture: &[&str], damages: &[String]) {
     let node = scene.lab.node();
     let rules = kernel_state(node);
     for damage in damages {
-        let words: Vec<&str> = damage.split(' ').collect();
-        node.netns().output(words[0], &words[1..]);
+        for command in damage.split(" && ") {
+            let words: Vec<&str> = command.split_whitespace().collect();
+            node.netns().output(words[0], &words[1..]);
+        }
         let deadline = Instant::now() + PATIENCE;
         loop {
             let difference = difference(&rules, &kernel_state(node));

@@ -24,9 +24,17 @@ use tokio::task::JoinSet;
 
 use crate::scene::{PODS, Scene, address, engines, grpc_service, needs_node, tcp_service};
 
-/// Sessions that talk all the while; as many more are silent from their first answer on, and as
-/// many have not said a word when the upgrades come.
-const SESSIONS: usize = 20;
+/// Sessions unless `STREAMVS_SESSIONS` says how many. A third talk all the while, a third are silent
+/// from their first answer on, and a third have not said a word when the upgrades come.
+const SESSIONS: usize = 60;
+
+/// Between two pieces of a session, while there are [`SESSIONS`]. More have as much to say in all.
+const PAUSE: Duration = Duration::from_millis(5);
+
+fn session_count() -> usize {
+    let asked = std::env::var("STREAMVS_SESSIONS").ok().and_then(|count| count.parse().ok());
+    asked.unwrap_or(SESSIONS)
+}
 
 /// What a session sends at a time.
 const PIECE: usize = 32 * 1024;
@@ -131,7 +139,7 @@ impl Clients {
         });
         let clients = Self { stop, ready, sessions, connects };
         eventually("all sessions have begun", PATIENCE, || {
-            clients.ready.load(Ordering::Relaxed) == 3 * SESSIONS as u64
+            clients.ready.load(Ordering::Relaxed) == session_count() as u64
         });
         clients
     }
@@ -154,7 +162,7 @@ async fn sessions(
     ready: Arc<AtomicU64>,
 ) -> (u64, Vec<String>) {
     let mut open = JoinSet::new();
-    for index in 0..3 * SESSIONS {
+    for index in 0..session_count() {
         let (stop, ready) = (Arc::clone(&stop), Arc::clone(&ready));
         open.spawn_local(async move {
             let session = session(target, &stop, &ready, index % 3);
@@ -180,7 +188,8 @@ async fn session(
 ) -> std::io::Result<u64> {
     let mut socket = TcpStream::connect(target).await?;
     let begin = |ready: &AtomicU64| ready.fetch_add(1, Ordering::Relaxed);
-    let pause = || tokio::time::sleep(Duration::from_millis(5));
+    let length = PAUSE * session_count().div_ceil(SESSIONS) as u32;
+    let pause = || tokio::time::sleep(length);
     if kind == 2 {
         // Not a word before the upgrades are over.
         begin(ready);
@@ -275,7 +284,7 @@ fn upgrades_under_load_lose_nothing() {
              octets: 0 failed",
             report.total(),
             report.reconnected,
-            3 * SESSIONS,
+            session_count(),
         );
         let status = agent.stop(PATIENCE);
         assert_eq!(status.code(), Some(0), "{}", agent.log());

@@ -220,6 +220,15 @@ impl Agent {
         self.process.resident_bytes()
     }
 
+    /// How many descriptors it has open.
+    ///
+    /// # Panics
+    /// When it has ended.
+    pub fn descriptors(&self) -> usize {
+        let folder = format!("/proc/{}/fd", self.id());
+        std::fs::read_dir(folder).expect("a running process has descriptors").count()
+    }
+
     /// Its admin socket.
     pub fn socket(&self) -> &Path {
         &self.socket
