@@ -5,7 +5,7 @@
 //! Whatever is not in it fails with ENOSYS, as on a kernel that does not have it: libraries have a
 //! second way for that, while nobody expects to be killed or forbidden. So a program that needs
 //! more says which call failed instead of dying, and whoever has taken it over cannot mount, trace,
-//! load or make namespaces. See docs/decisions/0015-seccomp-filter.md.
+//! load or make namespaces. See docs/decisions/0017-seccomp-filter.md.
 
 use std::fmt;
 

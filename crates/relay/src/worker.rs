@@ -50,7 +50,7 @@ pub struct Options {
     pub pressure: Pressure,
     /// The most idle upstream HTTP/2 connections that are kept for
     /// [`UPSTREAM_IDLE`](crate::h2::settings::UPSTREAM_IDLE); see
-    /// [`UPSTREAM_CROWD`](crate::h2::settings::UPSTREAM_CROWD).
+    /// [`crate::h2::settings::UPSTREAM_CROWD`].
     pub upstream_crowd: usize,
 }
 

@@ -34,7 +34,7 @@ use crate::scene::needs_node;
 fn proxies() -> Vec<Proxy> {
     let of_modes = Mode::ALL
         .into_iter()
-        .flat_map(|mode| [Proxy::KubeProxy(mode), Proxy::Beside(mode), Proxy::Behind(mode)]);
+        .flat_map(|mode| [Proxy::Kubernetes(mode), Proxy::Beside(mode), Proxy::Behind(mode)]);
     let of_captures = Capture::ALL
         .into_iter()
         .flat_map(|capture| [Proxy::Agent(capture), Proxy::Kernel(capture)]);
@@ -88,7 +88,16 @@ fn kube_proxy_and_the_agent_next_to_it_do_what_is_said_of_them() {
     for mode in Mode::ALL {
         // It takes away what the other mode left.
         let _kube_proxy = mode.start(&nodes, &kubeconfig, folder.path());
-        check(&nodes, Proxy::KubeProxy(mode));
+        eventually("kube-proxy has written its rules", PATIENCE, || {
+            let written = "kubeproxy_sync_proxy_rules_last_timestamp_seconds{";
+            let metrics = ["-s", "http://127.0.0.1:10249/metrics"];
+            let mut asks = nodes.lab.node().command("curl");
+            let metrics = asks.args(metrics).output().expect("curl starts").stdout;
+            let metrics = String::from_utf8_lossy(&metrics);
+            let families = metrics.lines().filter(|line| line.starts_with(written));
+            families.filter(|line| !line.ends_with(" 0")).count() == 2
+        });
+        check(&nodes, Proxy::Kubernetes(mode));
         let mut agent = proxies::start_beside(&nodes, &kubeconfig, folder.path());
         eventually("the rules are in place", PATIENCE, || {
             agent.log().contains("capture rules installed")

@@ -145,8 +145,9 @@ fn other_modes_of_kube_proxy_and_cilium_are_known_by_what_they_leave() {
     checked.assert("kube-proxy", "ok", "ipvs");
     assert_eq!(checked.code, Some(0), "warnings do not fail");
     node.output("nft", &["add", "table", "ip", "kube-proxy"]);
+    node.output("nft", &["add", "chain", "ip", "kube-proxy", "services"]);
     let checked = Checked::of(&scene, &[]);
-    checked.assert("kube-proxy", "warn", "nftables");
+    checked.assert("kube-proxy", "ok", "nftables");
 }
 
 #[test]

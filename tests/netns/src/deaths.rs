@@ -6,7 +6,7 @@
 
 use std::io::Write as _;
 use std::process::{Child, Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use streamvs_support::Family;
@@ -57,8 +57,9 @@ impl Hog {
         Self(command.spawn().expect("sh starts"))
     }
 
-    /// Takes a MiB more.
+    /// Takes a MiB more, and lets one that is killed meanwhile come to its end before the next.
     fn eat(&mut self) {
+        std::thread::sleep(Duration::from_millis(20));
         let input = self.0.stdin.as_mut().expect("its input is a pipe");
         input.write_all(&vec![b'x'; MIB]).expect("it reads on and on");
     }

@@ -36,8 +36,9 @@ mod check;
 #[cfg(test)]
 mod client_ip;
 #[cfg(test)]
-mod deaths;
 mod damage;
+#[cfg(test)]
+mod deaths;
 #[cfg(test)]
 mod demo;
 #[cfg(test)]

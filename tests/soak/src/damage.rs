@@ -80,7 +80,7 @@ fn rules(node: &Host) -> Vec<String> {
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let lines = text.lines().filter(|line| !line.starts_with(['#', ':']));
         let all = lines.flat_map(|line| line.split([' ', '\t', ',']));
-        let kept = all.filter(|word| !word.is_empty() && !word.starts_with("rr-"));
+        let kept = all.filter(|word| !word.is_empty() && !word.contains("rr-"));
         words.extend(kept.map(str::to_owned));
     }
     words.sort_unstable();

@@ -216,7 +216,7 @@ impl Stream<'_> {
                 }
             };
             let started = Instant::now();
-            note_start(&server, &choice, started);
+            note_start(&self.worker, &self.route, &server, &choice, started);
             let mut exchange = Exchange {
                 request: &mut request,
                 replay: &mut replay,
@@ -398,11 +398,24 @@ impl<'a> Health<'a> {
     }
 }
 
-/// Counts a stream that was given to an endpoint, and how late that was if the endpoint had been
-/// removed between the pick and now.
-pub(super) fn note_start(server: &VirtualServer, choice: &Choice, now: Instant) {
+/// Counts a stream on `route` that was given to an endpoint, and how late that was if the endpoint
+/// had been removed between the pick and now. It is removed when the table without it is published,
+/// which is a little after it is told of.
+pub(super) fn note_start(
+    worker: &Worker,
+    route: &Route,
+    server: &VirtualServer,
+    choice: &Choice,
+    now: Instant,
+) {
     choice.target().stats().streams.inc();
-    if let Some(retired_at) = choice.target().retired_at() {
+    let is_offered = |server: &VirtualServer| {
+        let usable = server.usable(route.policy(server)).iter();
+        usable.map(|target| target.address()).any(|address| address == choice.address())
+    };
+    if let Some(retired_at) = choice.target().retired_at()
+        && !route.server(worker).is_some_and(|server| is_offered(&server))
+    {
         let late = now.saturating_duration_since(retired_at);
         server.stats().last_stream_after_removal.observe(late);
     }

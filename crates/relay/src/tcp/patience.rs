@@ -38,9 +38,13 @@ const MOST_DOUBLINGS: u8 = 7;
 /// After so many octets without a wait in vain the next proof is a short one again.
 const TRUST_OCTETS: u64 = 8 * PROOF_OCTETS;
 
-/// Whether one direction's source is waited for.
+/// Whether one direction's source is waited for. Boxed, for few directions are ever bulky.
 #[derive(Debug, Default)]
-pub(super) struct Patience {
+pub(super) struct Patience(Option<Box<Pour>>);
+
+/// What a bulky direction has shown.
+#[derive(Debug, Default)]
+struct Pour {
     /// There while SO_RCVLOWAT is set.
     alarm: Option<Pin<Box<Sleep>>>,
     /// Octets spliced since this has begun, or ended.
@@ -51,37 +55,45 @@ pub(super) struct Patience {
 impl Patience {
     /// `count` octets were spliced from `source`.
     pub(super) fn spliced(&mut self, source: &TcpStream, count: usize) {
-        self.octets += count as u64;
-        if let Some(alarm) = &mut self.alarm {
+        let pour = self.0.get_or_insert_default();
+        pour.octets += count as u64;
+        if let Some(alarm) = &mut pour.alarm {
             alarm.as_mut().reset(Instant::now() + LIMIT);
-            if self.octets >= TRUST_OCTETS {
-                self.doublings = 0;
+            if pour.octets >= TRUST_OCTETS {
+                pour.doublings = 0;
             }
-        } else if self.octets >= PROOF_OCTETS << self.doublings {
-            self.octets = 0;
+        } else if pour.octets >= PROOF_OCTETS << pour.doublings {
+            pour.octets = 0;
             if setsockopt(source, ReceiveLowWater, &PIECE_OCTETS).is_ok() {
-                self.alarm = Some(Box::pin(tokio::time::sleep(LIMIT)));
+                pour.alarm = Some(Box::pin(tokio::time::sleep(LIMIT)));
             }
         }
     }
 
     /// `source` has nothing to read as yet, and wakes the task when it has.
     pub(super) fn wait(&mut self, source: &TcpStream, cx: &mut Context<'_>) {
-        if let Some(alarm) = &mut self.alarm
+        if let Some(pour) = &mut self.0
+            && let Some(alarm) = &mut pour.alarm
             && alarm.as_mut().poll(cx).is_ready()
         {
-            self.doublings = (self.doublings + 1).min(MOST_DOUBLINGS);
+            pour.doublings = (pour.doublings + 1).min(MOST_DOUBLINGS);
             self.end(source);
         }
     }
 
     /// From now on `source` is reported when anything has come, and at once if something has.
     pub(super) fn end(&mut self, source: &TcpStream) {
-        self.octets = 0;
-        if self.alarm.take().is_some() {
+        let Some(pour) = &mut self.0 else { return };
+        pour.octets = 0;
+        if pour.alarm.take().is_some() {
             // It was set before on this socket, so it can be.
             let _ = setsockopt(source, ReceiveLowWater, &1);
         }
+    }
+
+    #[cfg(test)]
+    fn is_waiting(&self) -> bool {
+        self.0.as_ref().is_some_and(|pour| pour.alarm.is_some())
     }
 }
 
@@ -106,7 +118,7 @@ pub(super) mod tests {
     async fn out_waited(patience: &mut Patience, source: &TcpStream) {
         poll_fn(|cx| {
             patience.wait(source, cx);
-            if patience.alarm.is_some() { Poll::Pending } else { Poll::Ready(()) }
+            if patience.is_waiting() { Poll::Pending } else { Poll::Ready(()) }
         })
         .await;
     }

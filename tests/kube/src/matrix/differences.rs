@@ -35,7 +35,7 @@ impl Server {
     pub(crate) fn of(proxy: Proxy, protocol: Protocol) -> Self {
         let is_tcp = protocol == Protocol::Tcp;
         match proxy {
-            Proxy::KubeProxy(mode) => Self::KubeProxy(mode),
+            Proxy::Kubernetes(mode) => Self::KubeProxy(mode),
             Proxy::Agent(capture) if is_tcp => Self::Agent(capture),
             Proxy::Agent(_) | Proxy::Kernel(_) => Self::KernelPath,
             Proxy::Beside(Mode::Iptables) if is_tcp => Self::Agent(Capture::IptablesNft),

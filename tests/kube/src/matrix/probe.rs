@@ -125,13 +125,16 @@ async fn ask(nodes: &Nodes, cell: &Cell) -> Outcome {
 
 /// `NAME CLIENT`, as the endpoints say.
 fn served(nodes: &Nodes, cell: &Cell, text: &str) -> Outcome {
-    let (name, client) = text.split_once(' ').expect("an endpoint's answer has two words");
+    // A datagram's answer repeats the question behind them.
+    let mut words = text.split_ascii_whitespace();
+    let mut next = || words.next().unwrap_or_else(|| panic!("{cell}: answered {text:?}"));
+    let (name, client) = (next(), next());
     let by = match name {
         HERE => By::Here,
         THERE => By::There,
         _ => panic!("{cell}: answered by {name}"),
     };
-    let client: SocketAddr = client.parse().expect("the second word is an address");
+    let Ok(client) = client.parse::<SocketAddr>() else { panic!("{cell}: answered {text:?}") };
     let client: IpAddr = client.ip().to_canonical();
     let host: &Host = cell.host(&nodes.lab);
     let seen = if nodes.of_node(cell.family).contains(&client) {

@@ -27,7 +27,8 @@ pub(crate) enum Capture {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Proxy {
-    KubeProxy(Mode),
+    /// The real kube-proxy.
+    Kubernetes(Mode),
     /// In place of kube-proxy.
     Agent(Capture),
     /// In place of kube-proxy, and killed: the kernel serves by what the agent has left.
@@ -85,7 +86,7 @@ pub(crate) fn start_beside(nodes: &Nodes, kubeconfig: &Path, folder: &Path) -> A
 impl fmt::Display for Proxy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::KubeProxy(mode) => write!(f, "kube-proxy, {mode:?}"),
+            Self::Kubernetes(mode) => write!(f, "kube-proxy, {mode:?}"),
             Self::Agent(capture) => write!(f, "streamvs, {capture:?}"),
             Self::Kernel(capture) => write!(f, "streamvs killed, {capture:?}"),
             Self::Beside(mode) => write!(f, "streamvs next to kube-proxy, {mode:?}"),

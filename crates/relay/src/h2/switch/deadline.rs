@@ -11,13 +11,13 @@ use super::{ExchangeKey, Switch};
 use crate::h2::{answer, deadline};
 
 impl Switch {
-    /// When [`Switch::expire`] is due next. None: nobody with a deadline waits.
+    /// When [`Switch::expire_waits`] is due next. None: nobody with a deadline waits.
     pub fn next_expiry(&self) -> Option<Instant> {
         self.next_expiry
     }
 
     /// Answers the streams that wait for an endpoint past their deadline. Looks at each that waits.
-    pub fn expire(&mut self, now: Instant) {
+    pub fn expire_waits(&mut self, now: Instant) {
         if self.next_expiry.is_none_or(|at| now < at) {
             return;
         }

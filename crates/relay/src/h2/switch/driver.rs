@@ -245,7 +245,7 @@ impl Driver {
             if timer.as_mut().poll(cx).is_pending() {
                 return;
             }
-            self.switch.borrow_mut().expire(at.max(Instant::now()));
+            self.switch.borrow_mut().expire_waits(at.max(Instant::now()));
             self.follow(worker);
         }
     }

@@ -29,7 +29,7 @@ impl Switch {
     /// Does what is due. To be called every half second or so; looks at each connection once.
     pub fn tick(&mut self, now: Instant) {
         self.now = now;
-        self.expire(now);
+        self.expire_waits(now);
         let count = self.endpoints.values().map(|leg| leg.connections.len()).sum();
         let idle = settings::upstream_idle(count, self.crowd);
         let mut due: Vec<(ConnectionKey, Due)> = Vec::new();

@@ -106,7 +106,7 @@ impl super::Driver {
                 {
                     let now = Instant::now();
                     on.started = Some(now);
-                    note_start(&on.server, &on.choice, now);
+                    note_start(worker, &stream.route, &on.server, &on.choice, now);
                 }
             }
             Event::Responds { exchange, is_unavailable } => {

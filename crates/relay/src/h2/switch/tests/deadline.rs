@@ -42,10 +42,10 @@ fn what_waits_past_its_deadline_is_answered_then() {
         }
         let due = lab.now + Duration::from_millis(30);
         assert_eq!(lab.switch.next_expiry(), Some(due), "course {course}");
-        lab.switch.expire(due - Duration::from_nanos(1));
+        lab.switch.expire_waits(due - Duration::from_nanos(1));
         assert_eq!(told(&mut lab, &mut client), [0; 0], "course {course}");
         lab.now = due;
-        lab.switch.expire(due);
+        lab.switch.expire_waits(due);
         lab.follow();
         assert_eq!(told(&mut lab, &mut client), [3], "course {course}");
         assert_eq!(lab.ended.last().map(|(_, report)| report.end), Some(Ended::Answered));
@@ -67,7 +67,7 @@ fn the_first_deadline_of_all_that_wait_is_the_next() {
         let due = start + Duration::from_millis(due);
         assert_eq!(lab.switch.next_expiry(), Some(due));
         lab.now = due;
-        lab.switch.expire(due);
+        lab.switch.expire_waits(due);
         lab.follow();
         assert_eq!(told(&mut lab, &mut client), [stream]);
     }
@@ -130,7 +130,7 @@ fn a_cancelled_stream_leaves_no_deadline_behind() {
     lab.send(&client, &head);
     lab.send(&client, &reset(1, Code::CANCEL));
     let due = lab.now + Duration::from_millis(30);
-    lab.switch.expire(due);
+    lab.switch.expire_waits(due);
     lab.follow();
     assert_eq!(lab.switch.next_expiry(), None);
     assert_eq!(lab.ended[0].1.end, Ended::Cancelled);
