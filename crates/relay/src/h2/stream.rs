@@ -216,7 +216,7 @@ impl Stream<'_> {
                 }
             };
             let started = Instant::now();
-            note_start(&self.worker, &self.route, &server, &choice, started);
+            note_start(self.worker, self.route, &server, &choice, started);
             let mut exchange = Exchange {
                 request: &mut request,
                 replay: &mut replay,
