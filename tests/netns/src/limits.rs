@@ -20,7 +20,7 @@ use crate::scene::{PODS, Scene, address, grpc_service, needs_node};
 /// What the agent may have: more than twice what it needs when idle.
 const LIMIT: &str = "64Mi";
 
-/// Octets of a head. The agent keeps it until the response begins, to send it again.
+/// Octets of a head. The agent keeps it until the stream ends.
 const HEAD_OCTETS: usize = 48 * 1024;
 
 /// As `eventually`, while the connections of this thread go on.

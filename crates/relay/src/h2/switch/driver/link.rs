@@ -226,7 +226,9 @@ impl super::Driver {
         let mut buffer = ReadBuf::new(Rc::make_mut(&mut chunk));
         let polled = Pin::new(read).poll_read(cx, &mut buffer);
         let octets = buffer.filled().len();
-        self.feed(worker, key, &chunk, 0..octets);
+        if octets > 0 {
+            self.feed(worker, key, &chunk, 0..octets);
+        }
         self.chunks.give(chunk);
         polled.map_ok(|()| octets)
     }
