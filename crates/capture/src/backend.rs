@@ -75,6 +75,7 @@ impl Capture {
                 By::Iptables(Box::new(by))
             }
         };
+        reply::remove_other_rules(config.mark).await?;
         let mut replies = Replies::default();
         replies.settle(config.mark, &desired.transparent).await;
         Ok(Self { config, desired: desired.clone(), by, replies })
@@ -113,14 +114,16 @@ impl Capture {
     /// A program failed or a route could not be added, also after everything was looked over and
     /// mended once. The next `update` or [`Capture::audit`] tries again.
     pub async fn update(&mut self, desired: &Desired) -> Result<(), Error> {
+        let updated = match &mut self.by {
+            By::Iptables(by) => by.update(desired).await,
+            By::Nftables(by) => by.update(desired).await,
+        };
+        // Whom pods see waits for what is captured, and not the other way round.
         if self.desired.transparent != desired.transparent {
             self.replies.settle(self.config.mark, &desired.transparent).await;
         }
         self.desired = desired.clone();
-        match &mut self.by {
-            By::Iptables(by) => by.update(desired).await,
-            By::Nftables(by) => by.update(desired).await,
-        }
+        updated
     }
 
     /// Compares the kernel with what it should hold and mends what differs. Returns what it
@@ -172,13 +175,14 @@ impl Capture {
     /// # Errors
     /// A program failed or a route could not be deleted; [`crate::cleanup()`] finishes.
     pub async fn remove(self) -> Result<(), Error> {
+        let removed = match self.by {
+            By::Iptables(by) => by.remove().await,
+            By::Nftables(by) => by.remove().await,
+        };
         if let Ok(nft) = Nft::locate() {
             nft.remove_tables(reply::TABLE).await?;
         }
-        match self.by {
-            By::Iptables(by) => by.remove().await,
-            By::Nftables(by) => by.remove().await,
-        }
+        removed
     }
 
     fn backend(&self) -> Backend {

@@ -192,12 +192,39 @@ async fn rules(handle: &Handle, family: Family) -> Result<Vec<RuleMessage>, Erro
     }
 }
 
+/// Deletes rules of ours for another bit than that of `mark`: of an agent before this one, whose
+/// mark was another. Sockets of this one may have that bit, and the kernel would look for the way to
+/// their endpoints in our table, by which all is the node itself.
+///
+/// # Errors
+/// The kernel refused.
+pub(crate) async fn remove_other_rules(mark: u32) -> Result<(), Error> {
+    let own = answer_bit(mark).map(RuleAttribute::FwMask);
+    link::converse(async |handle: &Handle| {
+        for family in Family::BOTH {
+            let is_other =
+                |rule: &RuleMessage| !own.as_ref().is_some_and(|own| rule.attributes.contains(own));
+            remove(handle, family, is_other).await?;
+        }
+        Ok(())
+    })
+    .await
+}
+
 /// Deletes our rules.
 ///
 /// # Errors
 /// The kernel refused.
 pub(crate) async fn remove_rules(handle: &Handle, family: Family) -> Result<(), Error> {
-    for rule in rules(handle, family).await? {
+    remove(handle, family, |_| true).await
+}
+
+async fn remove(
+    handle: &Handle,
+    family: Family,
+    goes: impl Fn(&RuleMessage) -> bool,
+) -> Result<(), Error> {
+    for rule in rules(handle, family).await?.into_iter().filter(goes) {
         let deleted = handle.rule().del(rule).execute().await;
         deleted.map_err(|source| Error::Route { attempt: RouteAttempt::Rule(family), source })?;
     }

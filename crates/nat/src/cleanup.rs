@@ -18,7 +18,8 @@ pub async fn cleanup() -> Result<Vec<String>, Error> {
     let tables = match nft.tables().await {
         Ok(tables) => tables,
         // A kernel without nf_tables has no table of ours.
-        Err(_) => return Ok(removed),
+        Err(Error::Failed { .. } | Error::NoNftables { .. }) => return Ok(removed),
+        Err(error) => return Err(error),
     };
     for family in Family::BOTH {
         let table = format!("table {} {TABLE}", layout::word(family));

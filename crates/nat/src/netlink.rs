@@ -10,6 +10,8 @@ use netlink_sys::Socket;
 use netlink_sys::constants::NETLINK_NETFILTER;
 use tokio::task::spawn_blocking;
 
+use crate::nft::DEADLINE;
+
 /// The messages of a datagram, in order. None: one that the library cannot read. An error ends
 /// them: a length that cannot be.
 #[derive(Debug)]
@@ -57,14 +59,15 @@ fn length_of(bytes: &[u8]) -> io::Result<usize> {
 /// a thread of its own, so that nothing else of ours does.
 ///
 /// # Errors
-/// The kernel refused a message, and did none of them.
+/// The kernel refused a message, and did none of them; or it was not done within the time that `nft`
+/// has for the same, and may be yet.
 ///
 /// # Cancel safety
 /// When dropped, the transaction is done all the same.
 pub(crate) async fn commit(octets: Vec<u8>) -> io::Result<()> {
     let mut socket = Socket::new(NETLINK_NETFILTER)?;
     socket.bind_auto()?;
-    spawn_blocking(move || {
+    let done = spawn_blocking(move || {
         socket.send(&octets, 0)?;
         // All answers are there already. Errors come before the acknowledgement.
         socket.set_non_blocking(true)?;
@@ -79,9 +82,9 @@ pub(crate) async fn commit(octets: Vec<u8>) -> io::Result<()> {
                 }
             }
         }
-    })
-    .await
-    .unwrap_or_else(|error| Err(io::Error::other(error)))
+    });
+    let done = tokio::time::timeout(DEADLINE, done).await?;
+    done.unwrap_or_else(|error| Err(io::Error::other(error)))
 }
 
 #[cfg(test)]

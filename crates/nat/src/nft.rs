@@ -15,7 +15,7 @@ use crate::Error;
 use crate::layout::{self, TABLE};
 
 /// Longest run. 250,000 endpoints load in 2.5 s on an idle machine.
-const DEADLINE: Duration = Duration::from_secs(60);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Where it is when `PATH` does not say so.
 const USUAL_PLACES: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];

@@ -115,8 +115,7 @@ impl InForce {
     pub(crate) fn hide_others(&self, stays: impl Fn(&Alias) -> bool) {
         let current = self.publisher.current();
         if !current.iter().all(&stays) {
-            let kept = current.iter().filter(|alias| stays(alias)).copied();
-            self.publisher.publish(Arc::new(Aliases::new(kept)));
+            self.publisher.publish(Arc::new(current.keeping(stays)));
         }
     }
 

@@ -9,6 +9,7 @@
 //! takes to use memory up.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -76,7 +77,8 @@ impl Keeper {
         loop {
             let now = Instant::now();
             if now >= refresh {
-                limit = Limit::find(self.limit);
+                // Where it cannot be read, as when there is no descriptor left, it is as before.
+                limit = Limit::find(self.limit).unwrap_or(limit);
                 refresh = now + REFRESH;
             }
             self.look(&limit, &mut ceiling, now);
@@ -85,7 +87,11 @@ impl Keeper {
     }
 
     fn look(&self, limit: &Limit, ceiling: &mut Ceiling, now: Instant) {
-        let counted = anonymous_bytes().unwrap_or(0) + limit.socket_bytes();
+        let (Some(own), Some(sockets)) = (anonymous_bytes(), limit.socket_bytes()) else {
+            // What cannot be read is not zero: all stays as it is.
+            return;
+        };
+        let counted = own + sockets;
         let before = ceiling.shed;
         let shed = ceiling.measured(counted, limit.bytes, now);
         self.metrics.memory_measured(limit.bytes.unwrap_or(0), counted, shed as usize);
@@ -150,29 +156,33 @@ struct Limit {
 }
 
 impl Limit {
-    fn find(asked: MemoryLimit) -> Self {
+    fn find(asked: MemoryLimit) -> io::Result<Self> {
         match asked {
-            MemoryLimit::None => Self::default(),
-            MemoryLimit::Bytes(bytes) => Self { bytes: Some(bytes), statistics: None },
+            MemoryLimit::None => Ok(Self::default()),
+            MemoryLimit::Bytes(bytes) => Ok(Self { bytes: Some(bytes), statistics: None }),
             MemoryLimit::Auto => {
-                let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+                let groups = fs::read_to_string("/proc/self/cgroup")?;
                 of_groups(&groups, VERSION_1, VERSION_2)
             }
         }
     }
 
-    fn socket_bytes(&self) -> u64 {
-        let Some(path) = &self.statistics else { return 0 };
-        let text = fs::read_to_string(path).unwrap_or_default();
+    /// None: they cannot be read now.
+    fn socket_bytes(&self) -> Option<u64> {
+        let Some(path) = &self.statistics else { return Some(0) };
+        let text = fs::read_to_string(path).ok()?;
         let sockets = text.lines().find_map(|line| line.strip_prefix("sock ")?.trim().parse().ok());
-        sockets.unwrap_or(0)
+        Some(sockets.unwrap_or(0))
     }
 }
 
 /// The least limit of the group that a process is in and those around it. `groups` is its
 /// cgroup(7) file. Of a path that cannot be seen, as in a container that sees only its own group,
 /// what can be seen counts.
-fn of_groups(groups: &str, version_1: (&str, &str), version_2: (&str, &str)) -> Limit {
+///
+/// # Errors
+/// A limit that can be seen cannot be read now.
+fn of_groups(groups: &str, version_1: (&str, &str), version_2: (&str, &str)) -> io::Result<Limit> {
     let mut of_version_2 = None;
     for line in groups.lines() {
         let Some((names, path)) = line.split_once(':').and_then(|(_, rest)| rest.split_once(':'))
@@ -180,23 +190,38 @@ fn of_groups(groups: &str, version_1: (&str, &str), version_2: (&str, &str)) -> 
             continue;
         };
         if names.split(',').any(|name| name == "memory") {
-            return Limit { bytes: least(version_1, path), statistics: None };
+            return Ok(Limit { bytes: least(version_1, path)?, statistics: None });
         }
         if names.is_empty() {
             of_version_2 = Some(path);
         }
     }
-    let Some(path) = of_version_2 else { return Limit::default() };
+    let Some(path) = of_version_2 else { return Ok(Limit::default()) };
     let statistics = around(version_2.0, path).map(|group| group.join("memory.stat"));
-    Limit {
-        bytes: least(version_2, path),
+    Ok(Limit {
+        bytes: least(version_2, path)?,
         statistics: statistics.into_iter().find(|path| path.is_file()),
-    }
+    })
 }
 
-fn least((root, file): (&str, &str), path: &str) -> Option<u64> {
-    let limit = |group: PathBuf| fs::read_to_string(group.join(file)).ok()?.trim().parse().ok();
-    around(root, path).filter_map(limit).filter(|limit| *limit < NO_LIMIT).min()
+fn least((root, file): (&str, &str), path: &str) -> io::Result<Option<u64>> {
+    let mut least = None;
+    for group in around(root, path) {
+        match fs::read_to_string(group.join(file)) {
+            Ok(text) => {
+                let limit = text.trim().parse().ok().filter(|limit| *limit < NO_LIMIT);
+                least = [least, limit].into_iter().flatten().min();
+            }
+            Err(error) if is_short_of_files(&error) => return Err(error),
+            // It is not there, or not for us to see.
+            Err(_) => {}
+        }
+    }
+    Ok(least)
+}
+
+fn is_short_of_files(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(nix::libc::EMFILE | nix::libc::ENFILE | nix::libc::ENOMEM))
 }
 
 /// The folders of a group and those around it, from the inside out.
@@ -253,7 +278,7 @@ mod tests {
             fs::write(group.join(file), text).unwrap();
         };
         let (one, two) = ((root, "memory.limit_in_bytes"), (root, "memory.max"));
-        let found = |groups| of_groups(groups, one, two);
+        let found = |groups| of_groups(groups, one, two).expect("files can be read");
         assert_eq!(found("0::/pods/agent\n"), Limit::default());
 
         put("pods/agent", "memory.max", "max\n");
@@ -263,7 +288,10 @@ mod tests {
         assert_eq!(found("0::/pods/agent\n").bytes, Some(300));
         put("pods/agent", "memory.max", "200\n");
         let limit = found("0::/pods/agent\n");
-        assert_eq!((limit.bytes, limit.socket_bytes()), (Some(200), 4096));
+        assert_eq!((limit.bytes, limit.socket_bytes()), (Some(200), Some(4096)));
+        fs::remove_file(folder.path().join("pods/agent/memory.stat")).unwrap();
+        assert_eq!(limit.socket_bytes(), None, "what cannot be read is not zero");
+        put("pods/agent", "memory.stat", "anon 1\nsock 4096\nshmem 0\n");
         // A container that sees only itself is at the root.
         put("", "memory.max", "150\n");
         assert_eq!(found("0::/\n").bytes, Some(150));

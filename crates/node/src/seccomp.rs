@@ -18,7 +18,7 @@ const MEASURED: &str = include_str!("seccomp/measured.txt");
 const MORE: &str = include_str!("seccomp/more.txt");
 
 /// Names that x86_64 has from its early days, beside newer ones that are the only ones elsewhere.
-const X86_64_ONLY: [&str; 35] = [
+const X86_64_ONLY: [&str; 32] = [
     "access",
     "alarm",
     "arch_prctl",
@@ -37,7 +37,6 @@ const X86_64_ONLY: [&str; 35] = [
     "link",
     "lstat",
     "mkdir",
-    "mknod",
     "open",
     "pause",
     "pipe",
@@ -51,8 +50,6 @@ const X86_64_ONLY: [&str; 35] = [
     "symlink",
     "time",
     "unlink",
-    "utime",
-    "utimes",
     "vfork",
 ];
 

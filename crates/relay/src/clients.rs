@@ -80,17 +80,15 @@ pub struct Seat {
 }
 
 impl Seat {
-    /// One more stream of the client.
+    /// One more stream of the client. None: streams are not counted.
     ///
     /// # Errors
     /// It has as many as it may.
-    pub(crate) fn open_stream(&self) -> Result<StreamSeat, StreamLimit> {
+    pub(crate) fn open_stream(&self) -> Result<Option<StreamSeat>, StreamLimit> {
+        let Some(most) = self.clients.limits.streams else { return Ok(None) };
         let count = self.client.streams.fetch_add(1, Ordering::Relaxed);
         let seat = StreamSeat(Arc::clone(&self.client));
-        match self.clients.limits.streams {
-            Some(most) if count >= most => Err(StreamLimit::Client),
-            Some(_) | None => Ok(seat),
-        }
+        if count < most { Ok(Some(seat)) } else { Err(StreamLimit::Client) }
     }
 }
 

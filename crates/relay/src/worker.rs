@@ -240,7 +240,7 @@ impl Route {
     pub(crate) fn open_stream(&self, worker: &Worker) -> Result<Option<StreamSeat>, StreamLimit> {
         let opened = match &self.seat {
             _ if worker.shed() >= Shed::Streams => Err(StreamLimit::Memory),
-            Some(seat) => seat.open_stream().map(Some),
+            Some(seat) => seat.open_stream(),
             None => Ok(None),
         };
         opened.inspect_err(|limit| {

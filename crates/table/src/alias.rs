@@ -100,6 +100,13 @@ impl Aliases {
         Self { transparent: pods.into_iter().collect(), ..self }
     }
 
+    /// Without the aliases that do not stay.
+    #[must_use]
+    pub fn keeping(&self, stays: impl Fn(&Alias) -> bool) -> Self {
+        let aliases = self.aliases.iter().filter(|alias| stays(alias)).copied().collect();
+        Self { aliases, transparent: self.transparent.clone() }
+    }
+
     /// The alias of a client. None: its endpoints see the node's address.
     pub fn of(&self, client: IpAddr) -> Option<IpAddr> {
         self.aliases.iter().find_map(|alias| alias.of(client))

@@ -145,3 +145,26 @@ fn what_leads_answers_to_us_is_repaired_and_goes_with_the_agent() {
     node.output(program.to_str().expect("the path is text"), &["cleanup"]);
     assert_eq!(found(), (0, 0, 0));
 }
+
+#[test]
+fn an_agent_with_another_mark_takes_the_rules_of_the_one_before_away() {
+    needs_node!("nft");
+    let scene = scene();
+    publish(&scene, "Local", &[], Endpoints::Here);
+    let mut agent = scene.agent(IPTABLES);
+    let node = scene.lab.node();
+    let rules = || {
+        let rules = node.output("ip", &["rule"]) + &node.output("ip", &["-6", "rule"]);
+        let ours = rules.lines().filter(|line| line.contains("lookup 83")).map(str::to_owned);
+        ours.collect::<Vec<_>>()
+    };
+    assert!(rules().len() == 2 && rules().iter().all(|rule| rule.contains("0x8/0x8")));
+    agent.kill();
+    // Its sockets have the bit that the answers of the one before had.
+    let _agent = scene.agent(&[IPTABLES, &["--upstream-mark", "0x8"]].concat());
+    assert!(rules().len() == 2 && rules().iter().all(|rule| rule.contains("0x10/0x10")));
+    for family in BOTH {
+        let endpoint = scene.tcp(family, Speak::Banner, ["here"]).remove(0);
+        expect_seen(&scene, &endpoint, true, "by another bit");
+    }
+}

@@ -186,6 +186,8 @@ impl Stream<'_> {
         if head_only {
             replay.keep_end(None);
         }
+        // Why it has left another endpoint, and when.
+        let mut left = None;
         loop {
             if self.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
                 return self.answer_late();
@@ -198,6 +200,11 @@ impl Stream<'_> {
                 server.stats().no_endpoint.inc();
                 return self.answer_no_endpoint(&server);
             };
+            if let Some((reason, at)) = left.take()
+                && !server.replay(reason, at)
+            {
+                return self.answer_over_budget(&server);
+            }
             let opened = match self.open(&server, &choice, head_only).await {
                 Ok(Opening::Opened(opened)) => opened,
                 Ok(Opening::Cancelled) => return,
@@ -209,9 +216,7 @@ impl Stream<'_> {
                         server.fault(choice.target(), fault, at);
                     }
                     self.tried.failed(choice.address());
-                    if !server.replay(ReplayReason::DialFailed, at) {
-                        return self.answer_over_budget(&server);
-                    }
+                    left = Some((ReplayReason::DialFailed, at));
                     continue;
                 }
             };
@@ -247,9 +252,7 @@ impl Stream<'_> {
                         opened.lease.retire();
                     }
                     self.tried.declined(choice.address());
-                    if !server.replay(reason, Instant::now()) {
-                        return self.answer_over_budget(&server);
-                    }
+                    left = Some((reason, Instant::now()));
                     head_only = request.rewind(&replay);
                     continue;
                 }

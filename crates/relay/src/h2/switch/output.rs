@@ -92,17 +92,20 @@ impl Output {
         }
     }
 
-    /// Copies what is lent, so that its chunks can be used again.
+    /// Copies what is lent, so that its chunks can be used again. What is in front of it stays where
+    /// it is, so that a receiver who takes nothing has each octet copied once.
     pub(super) fn keep(&mut self) {
-        if let Some(queue) = &mut self.0
-            && !queue.loans.is_empty()
-        {
-            let mut own = Vec::with_capacity(queue.own_octets() + queue.lent_octets);
-            queue.pieces().for_each(|piece| own.extend_from_slice(piece));
-            (queue.own, queue.start) = (own, 0);
-            queue.loans.clear();
-            (queue.placed, queue.lent_octets) = (0, 0);
+        let Some(queue) = &mut self.0 else { return };
+        let Some(first) = queue.loans.front() else { return };
+        let behind = queue.own.split_off(queue.start + first.after);
+        let mut rest = &behind[..];
+        for (place, loan) in queue.loans.drain(..).enumerate() {
+            let own = rest.split_off(..if place == 0 { 0 } else { loan.after });
+            queue.own.extend_from_slice(own.unwrap_or_default());
+            queue.own.extend_from_slice(&loan.chunk[loan.range]);
         }
+        queue.own.extend_from_slice(rest);
+        (queue.placed, queue.lent_octets) = (0, 0);
     }
 
     /// Its memory, where it holds nothing.
@@ -247,9 +250,16 @@ mod tests {
         output.keep();
         assert_eq!(Rc::strong_count(&chunk), 1);
         assert!(all(&output) == expected);
-        assert!(output.lend(&chunk, &chunk[..LARGE]), "and goes on");
-        expected.extend(&chunk[..LARGE]);
-        assert!(all(&output) == expected && output.len() == expected.len());
+        for round in 0..3 {
+            output.extend(b"head");
+            assert!(output.lend(&chunk, &chunk[round..LARGE + round]), "and goes on");
+            expected.extend(b"head");
+            expected.extend(&chunk[round..LARGE + round]);
+            if round == 1 {
+                output.keep();
+            }
+            assert!(all(&output) == expected && output.len() == expected.len());
+        }
     }
 
     #[test]

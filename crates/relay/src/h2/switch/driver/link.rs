@@ -198,6 +198,8 @@ impl super::Driver {
                 link.blocked = false;
             }
             self.flush_link(worker, key);
+            // What that lets others say, such as credit, is written by the flusher.
+            self.wake_flusher();
         }
         let switch = self.switch.borrow();
         if switch.over(key).is_some() && switch.output_octets(key) == 0 {

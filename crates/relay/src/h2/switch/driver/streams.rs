@@ -159,18 +159,25 @@ impl super::Driver {
         let left = self.streams.borrow_mut().get_mut(exchange).and_then(|stream| {
             let on = stream.on.take()?;
             note(&mut stream.tried, &on);
-            Some(on)
+            Some((reason, at))
         });
-        if let Some(on) = left
-            && !on.server.replay(reason, at)
-        {
-            return self.answer(exchange, 503, &Tried::over_budget(&on.server));
-        }
-        self.assign(worker, exchange, None);
+        self.assign_again(worker, exchange, None, left);
     }
 
     /// Gives a stream to `first`, or to the endpoint that the scheduler picks, or answers it.
     fn assign(&self, worker: &Rc<Worker>, exchange: ExchangeKey, first: Option<Choice>) {
+        self.assign_again(worker, exchange, first, None);
+    }
+
+    /// The same for one that has left another endpoint, why and when: where there is an endpoint for
+    /// it, within the budget.
+    fn assign_again(
+        &self,
+        worker: &Rc<Worker>,
+        exchange: ExchangeKey,
+        first: Option<Choice>,
+        left: Option<(ReplayReason, Instant)>,
+    ) {
         let mut streams = self.streams.borrow_mut();
         let Some(stream) = streams.get_mut(exchange) else {
             return;
@@ -187,6 +194,11 @@ impl super::Driver {
             server.stats().no_endpoint.inc();
             return self.answer(exchange, 503, &stream.tried.no_endpoint(&server));
         };
+        if let Some((reason, at)) = left
+            && !server.replay(reason, at)
+        {
+            return self.answer(exchange, 503, &Tried::over_budget(&server));
+        }
         let leg = stream.route.leg(worker, choice.address());
         let may_expire = self.may_expire(worker, &server);
         stream.on = Some(On { server, choice, started: None, old: None });
